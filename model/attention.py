@@ -1,0 +1,113 @@
+"""Causal grouped-query attention, over a packed batch or over a cache. Dimension letters: `model.layers`."""
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from model.config import ModelConfig
+from model.layers import parameter, residual_init, rope_frequencies, rotate, weight_init, wide
+from model.sharding import ShardingRules, constrain
+
+
+@flax.struct.dataclass
+class KVCache:
+    """Keys and values of the tokens seen so far; a token's slot is its position.
+
+    A slot past a row's current position may hold anything: the causal mask hides it until it is overwritten.
+    So prompts of different lengths share a batch, padded on the right.
+    """
+
+    keys: Float[Array, "L B S K H"]
+    values: Float[Array, "L B S K H"]
+
+
+def init_cache(config: ModelConfig, batch: int, length: int, dtype: jnp.dtype) -> KVCache:
+    """An empty cache for `batch` sequences of at most `length` tokens."""
+    shape = (config.layers, batch, length, config.key_value_heads, config.head_dim)
+    return KVCache(keys=jnp.zeros(shape, dtype), values=jnp.zeros(shape, dtype))
+
+
+def attention_mask(
+    query_positions: Int[Array, "B T"],
+    key_positions: Int[Array, "B S"],
+    query_segments: Int[Array, "B T"],
+    key_segments: Int[Array, "B S"],
+    window: Int[Array, ""] | int | None,
+) -> Bool[Array, "B T S"]:
+    """Who sees whom: the same document, not the future, and at most `window` tokens back (None: any number)."""
+    distance = query_positions[:, :, None] - key_positions[:, None, :]
+    mask = (query_segments[:, :, None] == key_segments[:, None, :]) & (distance >= 0)
+    return mask if window is None else mask & (distance < window)
+
+
+def attend(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K H"],
+    mask: Bool[Array, "B T S"],
+) -> Float[Array, "B T N H"]:
+    """softmax(q k / sqrt(H)) v (Vaswani et al. 2017, equation 1), softmax in at least float32."""
+    batch, length, heads, head_dim = query.shape
+    grouped = query.reshape(batch, length, key.shape[2], -1, head_dim)
+    scores = jnp.einsum("BTKGH,BSKH->BKGTS", grouped, key, preferred_element_type=wide(query.dtype))
+    scores = jnp.where(mask[:, None, None], scores * head_dim**-0.5, jnp.finfo(scores.dtype).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+    return jnp.einsum("BKGTS,BSKH->BTKGH", weights, value).reshape(query.shape)
+
+
+class Attention(nn.Module):
+    """Projections, positions and the product; reads and extends the cache when there is one."""
+
+    config: ModelConfig
+    rules: ShardingRules
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
+        segments: Int[Array, "B T"],
+        layer: Int[Array, ""],
+        cache: KVCache | None,
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
+        c = self.config
+        query = self._project(x, "query", "heads", c.heads)
+        key = self._project(x, "key", "kv_heads", c.key_value_heads)
+        value = self._project(x, "value", "kv_heads", c.key_value_heads)
+        if c.positions == "rope":
+            frequencies = rope_frequencies(c)
+            query, key = rotate(query, positions, frequencies), rotate(key, positions, frequencies)
+        key_positions, key_segments = positions, segments
+        if cache is not None:
+            rows = jnp.arange(x.shape[0])[:, None]
+            cache = KVCache(
+                keys=cache.keys.at[layer, rows, positions].set(key),
+                values=cache.values.at[layer, rows, positions].set(value),
+            )
+            key, value = cache.keys[layer], cache.values[layer]
+            key_positions = jnp.broadcast_to(jnp.arange(key.shape[1]), key.shape[:2])
+            key_segments = jnp.broadcast_to(segments[:, :1], key.shape[:2])
+        window = None
+        if c.attention_window is not None:
+            window = jnp.asarray([c.window(index) for index in range(c.layers)])[layer]
+        mask = attention_mask(positions, key_positions, segments, key_segments, window)
+        out = attend(query, key, value, mask)
+        kernel = parameter(
+            self, "output", (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed"), residual_init(c), self.dtype
+        )
+        out = jnp.einsum("BTNH,NHD->BTD", out, kernel)
+        if c.attention_bias:
+            out = out + parameter(self, "output_bias", (c.width,), ("embed",), nn.initializers.zeros, self.dtype)
+        return out, cache
+
+    def _project(self, x: Float[Array, "B T D"], name: str, axis: str, heads: int) -> Float[Array, "B T N H"]:
+        c, axes = self.config, ("embed", axis, "head_dim")
+        kernel = parameter(self, name, (c.width, heads, c.head_dim), axes, weight_init(c), self.dtype)
+        x = jnp.einsum("BTD,DNH->BTNH", x, kernel)
+        if c.attention_bias:
+            bias_shape = (heads, c.head_dim)
+            x = x + parameter(self, f"{name}_bias", bias_shape, axes[1:], nn.initializers.zeros, self.dtype)
+        return constrain(x, self.rules, "batch", "sequence", axis, "head_dim")

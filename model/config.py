@@ -1,0 +1,134 @@
+"""What a transformer is made of. Plain data: importing this does not import JAX."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from model.errors import UserError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One decoder-only transformer. The defaults are a Llama-style block; `model.presets` has the families."""
+
+    layers: int = 4
+    """Number of transformer blocks."""
+    width: int = 256
+    """Size of the residual stream (d_model)."""
+    heads: int = 4
+    """Query heads; each has width / heads dimensions."""
+    kv_heads: int | None = None
+    """Key and value heads (grouped-query attention, Ainslie et al. 2023). None: as many as query heads."""
+    mlp_width: int | None = None
+    """Hidden size of the feed-forward layer. None: 4 x width."""
+    vocab_size: int | None = None
+    """Rows of the embedding. None: the tokenizer's size."""
+    context_length: int = 256
+    """Longest sequence the positions allow."""
+
+    positions: Literal["sinusoidal", "learned", "rope"] = "rope"
+    """How a token knows where it stands."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary frequencies (Su et al. 2021)."""
+    rope_scaling: float = 1.0
+    """Llama 3.1's stretching of the low rotary frequencies beyond 8,192 positions. 1: none."""
+    norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"
+    """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019)."""
+    norm_position: Literal["pre", "post"] = "pre"
+    """Norm before each sublayer, or after the residual sum as in 2017."""
+    norm_epsilon: float = 1e-5
+    """Added to the variance."""
+    activation: Literal["relu", "gelu", "swiglu"] = "swiglu"
+    """Feed-forward non-linearity; gelu is the tanh form, swiglu has a gate (Shazeer 2020)."""
+    attention_bias: bool = False
+    """Biases on the four attention projections."""
+    mlp_bias: bool = False
+    """Biases in the feed-forward layer."""
+    tied_head: bool = False
+    """The output projection is the transposed embedding (Press & Wolf 2017)."""
+    attention_window: int | None = None
+    """Every second layer sees only this many last tokens, itself included (GPT-3). None: all layers are dense."""
+    init_std: float = 0.02
+    """Standard deviation of initial weights; projections back into the residual get / sqrt(2 x layers)."""
+
+    scan: bool = False
+    """Run the layers as one loop (compiles fast when deep) instead of unrolled. Changes no number."""
+    remat: Literal["none", "dots", "full"] = "none"
+    """What backward recomputes: nothing, all but matrix products, or everything. Changes no number."""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "context_length"):
+            _at_least_one(name, getattr(self, name))
+        for name in ("kv_heads", "mlp_width", "vocab_size", "attention_window"):
+            if getattr(self, name) is not None:
+                _at_least_one(name, getattr(self, name))
+        if self.width % self.heads:
+            divisors = [h for h in range(1, self.width + 1) if self.width % h == 0]
+            nearest = min(divisors, key=lambda h: (abs(h - self.heads), h))
+            raise UserError(
+                f"model.heads={self.heads} does not divide model.width={self.width}; the nearest that does is {nearest}."
+            )
+        if self.heads % self.key_value_heads:
+            raise UserError(f"model.kv_heads={self.kv_heads} does not divide model.heads={self.heads}.")
+        if self.positions == "rope" and self.head_dim % 2:
+            raise UserError(
+                f"model.positions=rope turns pairs of dimensions, and width / heads = {self.head_dim} is odd."
+            )
+        if self.positions == "sinusoidal" and self.width % 2:
+            raise UserError(f"model.positions=sinusoidal needs an even model.width, not {self.width}.")
+
+    @property
+    def head_dim(self) -> int:
+        """Dimensions of one attention head."""
+        return self.width // self.heads
+
+    @property
+    def key_value_heads(self) -> int:
+        """Key and value heads, filled in."""
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+    @property
+    def hidden_width(self) -> int:
+        """Feed-forward hidden size, filled in."""
+        return 4 * self.width if self.mlp_width is None else self.mlp_width
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the embedding; an error while the tokenizer has not yet filled them in."""
+        if self.vocab_size is None:
+            raise UserError("model.vocab_size is not known before the tokenizer is.")
+        return self.vocab_size
+
+    def window(self, layer: int) -> int:
+        """How many tokens back layer `layer` sees, itself included (alternating, dense first)."""
+        if self.attention_window is None or layer % 2 == 0:
+            return self.context_length
+        return self.attention_window
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How the next token is drawn. The defaults are the model's own distribution."""
+
+    temperature: float = 1.0
+    """Divides the logits. Below 1 the likely gets likelier; 0 always takes the likeliest (greedy)."""
+    top_k: int | None = None
+    """Keep only this many of the likeliest tokens."""
+    top_p: float | None = None
+    """Keep the fewest likeliest tokens that together reach this probability (Holtzman et al. 2020)."""
+    min_p: float | None = None
+    """Keep tokens at least this fraction as likely as the likeliest (Nguyen et al. 2024)."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(f"temperature={self.temperature} must be 0 (greedy) or a positive number.")
+        if self.top_k is not None and self.top_k < 1:
+            raise UserError(f"top_k={self.top_k} must be at least 1.")
+        for name in ("top_p", "min_p"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise UserError(f"{name}={value} must lie in (0, 1].")
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise UserError(f"model.{name}={value} must be at least 1.")

@@ -1,0 +1,115 @@
+"""The small layers: norms, positions and the feed-forward network.
+
+Dimension letters, here and everywhere: B batch, T tokens (queries), S tokens seen (keys), D width,
+N query heads, K key-value heads, G query heads per key-value head, H head dimension, F feed-forward,
+V vocabulary, L layers.
+"""
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from model.config import ModelConfig
+
+Initializer = Callable[..., Array]
+
+
+def wide(dtype: jnp.dtype) -> jnp.dtype:
+    """At least float32: where statistics, softmax and losses are computed."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def parameter(
+    module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], init: Initializer, dtype: jnp.dtype
+) -> Array:
+    """Declare a float32 parameter once, with shape, logical axes and initializer, and cast it for computing."""
+    return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32).astype(dtype)
+
+
+def weight_init(config: ModelConfig) -> Initializer:
+    """N(0, init_std), as GPT-2 does."""
+    return nn.initializers.normal(config.init_std)
+
+
+def residual_init(config: ModelConfig) -> Initializer:
+    """Projections that add to the residual stream start smaller (Radford et al. 2019, section 2.3)."""
+    return nn.initializers.normal(config.init_std / math.sqrt(2 * config.layers))
+
+
+class Norm(nn.Module):
+    """LayerNorm or RMSNorm over the last axis, with a learned scale (and bias, for LayerNorm)."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        dtype, width = x.dtype, self.config.width
+        x = x.astype(wide(dtype))
+        scale = parameter(self, "scale", (width,), ("embed",), nn.initializers.ones, x.dtype)
+        if self.config.norm == "layernorm":
+            x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.config.norm_epsilon) * scale
+        if self.config.norm == "layernorm":
+            x = x + parameter(self, "bias", (width,), ("embed",), nn.initializers.zeros, x.dtype)
+        return x.astype(dtype)
+
+
+class FeedForward(nn.Module):
+    """Two matrices around a non-linearity; SwiGLU adds a third that gates (Shazeer 2020)."""
+
+    config: ModelConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        c = self.config
+        up_shape, up_axes = (c.width, c.hidden_width), ("embed", "mlp")
+        hidden = x @ parameter(self, "up", up_shape, up_axes, weight_init(c), self.dtype)
+        if c.mlp_bias:
+            hidden = hidden + parameter(self, "up_bias", up_shape[1:], ("mlp",), nn.initializers.zeros, self.dtype)
+        if c.activation == "swiglu":
+            hidden = hidden * nn.silu(x @ parameter(self, "gate", up_shape, up_axes, weight_init(c), self.dtype))
+        elif c.activation == "gelu":
+            hidden = nn.gelu(hidden, approximate=True)
+        else:
+            hidden = nn.relu(hidden)
+        x = hidden @ parameter(self, "down", up_shape[::-1], up_axes[::-1], residual_init(c), self.dtype)
+        if c.mlp_bias:
+            x = x + parameter(self, "down_bias", (c.width,), ("embed",), nn.initializers.zeros, self.dtype)
+        return x
+
+
+def sinusoids(positions: Int[Array, "B T"], width: int) -> Float[Array, "B T D"]:
+    """Vaswani et al. 2017, section 3.5: sines on even dimensions, cosines on odd ones."""
+    frequencies = 10_000.0 ** (-jnp.arange(0, width, 2) / width)
+    angles = positions[..., None] * frequencies
+    return jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1).reshape(*positions.shape, width)
+
+
+def rope_frequencies(config: ModelConfig) -> Float[Array, "H/2"]:
+    """Rotary frequencies (Su et al. 2021), with Llama 3.1's scaling where `rope_scaling` is not 1.
+
+    Llama 3.1 keeps wavelengths under 8192/4 positions, divides the frequency of those over 8192 by the
+    factor, and interpolates between (its reference code, `apply_scaling`).
+    """
+    frequencies = config.rope_theta ** (-jnp.arange(0, config.head_dim, 2) / config.head_dim)
+    if config.rope_scaling == 1.0:
+        return frequencies
+    original_context, low, high = 8192, 1.0, 4.0
+    turns = original_context * frequencies / (2 * jnp.pi)
+    kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+    return frequencies * (kept + (1 - kept) / config.rope_scaling)
+
+
+def rotate(
+    x: Float[Array, "B T N H"], positions: Int[Array, "B T"], frequencies: Float[Array, "H/2"]
+) -> Float[Array, "B T N H"]:
+    """Turn dimension pairs (i, i + H/2) by position x frequency (Su et al. 2021, equation 34)."""
+    angles = positions[..., None, None] * frequencies
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    first, second = jnp.split(x.astype(wide(x.dtype)), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1).astype(x.dtype)

@@ -1,0 +1,132 @@
+"""The whole model: tokens in, logits out. Dimension letters: `model.layers`."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from model.attention import Attention, KVCache
+from model.config import ModelConfig
+from model.layers import FeedForward, Norm, parameter, sinusoids, weight_init, wide
+from model.sharding import ShardingRules, constrain
+
+REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Block(nn.Module):
+    """One layer: attention and feed-forward, each around the residual stream."""
+
+    config: ModelConfig
+    rules: ShardingRules
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        carry: tuple[Float[Array, "B T D"], KVCache | None],
+        layer: Int[Array, ""],
+        positions: Int[Array, "B T"],
+        segments: Int[Array, "B T"],
+    ) -> tuple[tuple[Float[Array, "B T D"], KVCache | None], None]:
+        x, cache = carry
+        attention = Attention(self.config, self.rules, self.dtype, name="attention")
+        feed_forward = FeedForward(self.config, self.dtype, name="mlp")
+        attention_norm = Norm(self.config, name="attention_norm")
+        mlp_norm = Norm(self.config, name="mlp_norm")
+        if self.config.norm_position == "pre":
+            out, cache = attention(attention_norm(x), positions, segments, layer, cache)
+            x = x + out
+            x = x + feed_forward(mlp_norm(x))
+        else:
+            out, cache = attention(x, positions, segments, layer, cache)
+            x = attention_norm(x + out)
+            x = mlp_norm(x + feed_forward(x))
+        return (constrain(x, self.rules, "batch", "sequence", None), cache), None
+
+
+class Transformer(nn.Module):
+    """A decoder-only transformer of any of the families that `ModelConfig` spans."""
+
+    config: ModelConfig
+    rules: ShardingRules = ShardingRules()
+    dtype: jnp.dtype = jnp.float32  # what products are computed in; parameters are float32
+
+    def setup(self) -> None:
+        c = self.config
+        shape, axes = (c.vocabulary, c.width), ("vocab", "embed")
+        self.embedding = parameter(self, "embedding", shape, axes, weight_init(c), self.dtype)
+        if c.positions == "learned":
+            self.position_embedding = parameter(
+                self, "position_embedding", (c.context_length, c.width), (None, "embed"), weight_init(c), self.dtype
+            )
+        block = Block
+        if c.remat != "none":
+            block = nn.remat(Block, prevent_cse=False, policy=REMAT_POLICIES[c.remat])
+        # One layout for every way of running: parameters stacked over layers, looped over or unrolled.
+        self.layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast),
+            length=c.layers,
+            unroll=1 if c.scan else c.layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(c, self.rules, self.dtype)
+        if c.norm_position == "pre":
+            self.final_norm = Norm(c)
+        if not c.tied_head:
+            self.head = parameter(self, "head", shape[::-1], axes[::-1], weight_init(c), self.dtype)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
+        cache: KVCache | None = None,
+    ) -> tuple[Float[Array, "B T V"], KVCache | None]:
+        """Logits of the token after each one, and the extended cache.
+
+        Args:
+            tokens: ids.
+            positions: place of each token in its document; 0, 1, 2, ... unless told.
+            segments: which document of the row each token belongs to; one unless told. Ignored with a cache,
+                whose rows hold one document each.
+            cache: what was seen before, written at `positions`.
+        """
+        hidden, cache = self.hidden(tokens, positions, segments, cache)
+        return logits(hidden, self.unembedding()), cache
+
+    def hidden(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
+        cache: KVCache | None = None,
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
+        """The last hidden state, ready for `unembedding`: for losses that never hold all logits."""
+        c = self.config
+        if positions is None:
+            positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        if segments is None:
+            segments = jnp.zeros_like(tokens)
+        x = self.embedding[tokens]
+        if c.positions == "sinusoidal":
+            # Vaswani et al. 2017, section 3.4: the embedding is scaled up to the size of the sinusoids.
+            x = x * c.width**0.5 + sinusoids(positions, c.width).astype(self.dtype)
+        elif c.positions == "learned":
+            x = x + self.position_embedding[positions]
+        x = constrain(x, self.rules, "batch", "sequence", None)
+        (x, cache), _ = self.layers((x, cache), jnp.arange(c.layers), positions, segments)
+        return (self.final_norm(x) if c.norm_position == "pre" else x), cache
+
+    def unembedding(self) -> Float[Array, "D V"]:
+        """The output projection: the head, or the transposed embedding where they are tied."""
+        return self.embedding.T if self.config.tied_head else self.head
+
+
+def logits(hidden: Float[Array, "... D"], unembedding: Float[Array, "D V"]) -> Float[Array, "... V"]:
+    """Scores of every next token, accumulated in at least float32."""
+    return jnp.matmul(hidden, unembedding, preferred_element_type=wide(hidden.dtype))

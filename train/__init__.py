@@ -1,0 +1,1 @@
+"""Text to tokens to batches, and the loop that learns from them. Imports `model` only."""

@@ -1,0 +1,137 @@
+"""Packed batches: batch n is a pure function of the seed and n, so the position in the data is the step."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import grain
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from model.errors import UserError
+from train.corpus import TokenStream
+
+
+class Batch(NamedTuple):
+    """Rows of tokens. `weights` is 1 where the target counts and 0 on padding."""
+
+    tokens: Int[Array, "B T"]
+    targets: Int[Array, "B T"]
+    positions: Int[Array, "B T"]
+    segments: Int[Array, "B T"]
+    weights: Float[Array, "B T"]
+
+
+class PackedRows:
+    """Rows of `length` tokens made of whole documents where they fit; random access by row.
+
+    A document longer than a row is cut into pieces of a row each. Pieces share a row without seeing each other:
+    positions start anew and segments differ. Every target of the stream appears in exactly one row.
+    """
+
+    def __init__(self, stream: TokenStream, length: int) -> None:
+        self.stream, self.length = stream, length
+        starts, lengths = cut_pieces(stream.starts, length)
+        order, self._row_starts = pack(lengths, length)
+        self._starts, self._lengths = starts[order], lengths[order]
+
+    def __len__(self) -> int:
+        return len(self._row_starts) - 1
+
+    def __getitem__(self, row: int) -> Batch:
+        """Row `row` as a batch without its leading axis."""
+        tokens, targets, positions, segments = (np.zeros(self.length, np.int32) for _ in range(4))
+        weights = np.zeros(self.length, np.float32)
+        at = 0
+        for segment, piece in enumerate(range(self._row_starts[row], self._row_starts[row + 1]), 1):
+            start, size = self._starts[piece], self._lengths[piece]
+            text = self.stream.tokens[start : start + size + 1]
+            here = slice(at, at + size)
+            tokens[here], targets[here] = text[:-1], text[1:]
+            positions[here], segments[here], weights[here] = np.arange(size), segment, 1
+            at += size
+        return Batch(tokens, targets, positions, segments, weights)
+
+
+def cut_pieces(
+    starts: Int[np.ndarray, "documents+1"], length: int
+) -> tuple[Int[np.ndarray, "pieces"], Int[np.ndarray, "pieces"]]:
+    """Start and size of the pieces, at most `length` long, that documents are cut into."""
+    sizes = np.diff(starts)
+    counts = -(-sizes // length)
+    first = np.cumsum(counts) - counts
+    index = np.arange(counts.sum()) - np.repeat(first, counts)
+    piece_starts = np.repeat(starts[:-1], counts) + index * length
+    return piece_starts, np.minimum(length, np.repeat(starts[1:], counts) - piece_starts)
+
+
+def pack(
+    sizes: Int[np.ndarray, "pieces"], length: int
+) -> tuple[Int[np.ndarray, "pieces"], Int[np.ndarray, "rows+1"]]:
+    """Best fit, longest first: each piece goes to the fullest row that still has room for it.
+
+    Returns:
+        Pieces in the order of their rows, and where in that order each row starts.
+    """
+    row_of = np.empty(len(sizes), np.int64)
+    open_rows: list[list[int]] = [[] for _ in range(length + 1)]  # by room left
+    has_rows = 0  # bit r: some row has room r; the lowest bit from `size` on is the best fit
+    rows = 0
+    for piece in np.argsort(-sizes, kind="stable").tolist():
+        size = int(sizes[piece])
+        fitting = has_rows >> size
+        if fitting:
+            room = size + (fitting & -fitting).bit_length() - 1
+            row = open_rows[room].pop()
+            if not open_rows[room]:
+                has_rows &= ~(1 << room)
+        else:
+            row, room, rows = rows, length, rows + 1
+        row_of[piece] = row
+        if room > size:
+            open_rows[room - size].append(row)
+            has_rows |= 1 << (room - size)
+    order = np.argsort(row_of, kind="stable")
+    return order, np.concatenate([[0], np.cumsum(np.bincount(row_of, minlength=rows))])
+
+
+def training_batches(
+    sources: Sequence[PackedRows], weights: Sequence[float], batch_size: int, seed: int
+) -> "grain.MapDataset[Batch]":
+    """Endless batches of shuffled rows, by index.
+
+    Args:
+        weights: share of rows from each source; empty to take all rows of all sources equally often.
+    """
+    shuffled = [grain.MapDataset.source(rows).shuffle(seed=seed + index) for index, rows in enumerate(sources)]
+    if weights:
+        mixed = grain.MapDataset.mix([rows.repeat() for rows in shuffled], weights=list(weights))
+    else:
+        mixed = grain.MapDataset.concatenate(shuffled).shuffle(seed=seed).repeat()
+    return mixed.batch(batch_size)
+
+
+def validation_batches(sources: Sequence[PackedRows], batch_size: int) -> "grain.MapDataset[Batch]":
+    """Every held-out row once, in order; the last batch is filled up with padding."""
+
+    def fill(rows: Batch) -> Batch:
+        missing = batch_size - len(rows.tokens)
+        return Batch(*(np.pad(array, ((0, missing), (0, 0))) for array in rows))
+
+    every = grain.MapDataset.concatenate([grain.MapDataset.source(rows) for rows in sources])
+    return every.batch(batch_size).map(fill)
+
+
+def prefetch(batches: "grain.MapDataset[Batch]", start: int) -> Iterator[Batch]:
+    """Batches `start`, `start + 1`, ... made by a thread ahead of their use."""
+    iterator = iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
+    iterator.set_state({"next_index": start})
+    return iterator
+
+
+def check_long_enough(stream: TokenStream, length: int, spec: str) -> None:
+    """Refuse a corpus that does not fill one row."""
+    if len(stream.tokens) - 1 < length:
+        raise UserError(
+            f"source {spec!r} has {len(stream.tokens) - 1} training tokens, fewer than one row of "
+            f"data.sequence_length={length}."
+        )

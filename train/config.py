@@ -1,0 +1,119 @@
+"""What a run reads and how it learns. Plain data: importing this does not import JAX."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from model.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where documents come from and how they become rows of tokens."""
+
+    sources: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--data"])] = ("pydoc",)
+    """Each one of: pydoc, text:GLOB, jsonl:GLOB#FIELD, tfds:NAME[/CONFIG]."""
+    weights: tuple[float, ...] = ()
+    """Share of the batches' rows from each source. None given: every row of every source equally often."""
+    sequence_length: int = 256
+    """Tokens of one row."""
+    validation_fraction: float = 0.1
+    """Share of the documents held out; where that makes fewer than ten, this share of the end of each one's text."""
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise UserError("data.sources is empty; name at least one, such as pydoc.")
+        if self.weights and (len(self.weights) != len(self.sources) or min(self.weights) <= 0):
+            raise UserError(f"data.weights={self.weights} must be one positive number for each of {self.sources}.")
+        if self.sequence_length < 1:
+            raise UserError(f"data.sequence_length={self.sequence_length} must be at least 1.")
+        if not 0 < self.validation_fraction <= 0.5:
+            raise UserError(f"data.validation_fraction={self.validation_fraction} must lie in (0, 0.5].")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The optimizer, its schedule, and what happens how often."""
+
+    steps: int = 1000
+    """Updates of the parameters."""
+    batch_size: int = 16
+    """Rows of one update, over all devices."""
+    accumulation: int = 1
+    """Parts that a batch is computed in, one after the other, to save memory; changes the result by rounding only."""
+    seed: int = 0
+    """Seeds initial weights, the order of the data and samples."""
+
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW (Loshchilov & Hutter 2019), or Muon (Jordan et al. 2024) for the layers' matrices with AdamW for the rest."""
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    muon_learning_rate: float = 0.02
+    """Peak learning rate of the matrices under Muon."""
+    beta1: float = 0.9
+    """AdamW's decay of the gradient's mean."""
+    beta2: float = 0.95
+    """AdamW's decay of the gradient's square."""
+    epsilon: float = 1e-8
+    """AdamW's guard against division by zero."""
+    weight_decay: float = 0.1
+    """Decoupled decay, on matrices only."""
+    clip_norm: float = 1.0
+    """Gradients longer than this are scaled down to it."""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """Cosine decay (Loshchilov & Hutter 2017), or warmup-stable-decay (Hu et al. 2024)."""
+    warmup_steps: int = 50
+    """Steps over which the learning rate rises from zero."""
+    decay_fraction: float = 0.2
+    """Share of the steps that warmup-stable-decay decays over."""
+    final_learning_rate: float = 0.1
+    """Learning rate at the end, as a share of the peak."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What products are computed in. auto: bfloat16 on TPU and GPU, float32 on CPU."""
+    vocab_chunk: int | None = None
+    """Columns of the logits that the loss holds at once. None: all."""
+    cpu_devices: int | None = None
+    """Devices that a CPU poses as, each with its part of the batch. None: one."""
+
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    eval_every: int = 250
+    """Steps between evaluations on the held-out split; the end is always evaluated."""
+    eval_batches: int | None = None
+    """Batches of one evaluation. None: the whole held-out split."""
+    sample_every: int = 250
+    """Steps between sample texts."""
+    sample_prompt: str = ""
+    """What samples continue; empty: the start of a document."""
+    sample_tokens: int = 64
+    """Length of a sample."""
+    checkpoint_every: int = 250
+    """Steps between checkpoints; the end and an interruption always make one."""
+    checkpoints_kept: int = 2
+    """How many checkpoints stay on disk."""
+
+    def __post_init__(self) -> None:
+        counts = "steps batch_size accumulation log_every eval_every sample_every checkpoint_every checkpoints_kept"
+        for name in counts.split():
+            if getattr(self, name) < 1:
+                raise UserError(f"train.{name}={getattr(self, name)} must be at least 1.")
+        for name in ("vocab_chunk", "cpu_devices", "eval_batches"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f"train.{name}={getattr(self, name)} must be at least 1.")
+        if self.batch_size % self.accumulation:
+            raise UserError(
+                f"train.accumulation={self.accumulation} does not divide train.batch_size={self.batch_size}."
+            )
+        for name in ("learning_rate", "muon_learning_rate", "epsilon", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"train.{name}={getattr(self, name)} must be positive.")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"train.{name}={getattr(self, name)} must lie in [0, 1).")
+        for name in ("decay_fraction", "final_learning_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"train.{name}={getattr(self, name)} must lie between 0 and 1.")
+        if self.warmup_steps < 0 or self.weight_decay < 0 or self.sample_tokens < 0:
+            raise UserError("train.warmup_steps, train.weight_decay and train.sample_tokens must not be negative.")

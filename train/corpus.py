@@ -1,0 +1,117 @@
+"""A source's documents as one stream of token ids on disk, tokenized once for each tokenizer."""
+
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from model.errors import UserError
+from model.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+from train.cache import build_once, cache_root
+from train.progress import bar
+from train.sources import Documents
+
+TOKENIZER_TRAINING_BYTES = 100_000_000
+DOCUMENTS_PER_TASK = 1000
+PARALLEL_FROM_BYTES = 8_000_000
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """Documents end to end, each opened by the document-end token, one more of it at the very end.
+
+    Document i is predicted from `tokens[starts[i]:starts[i+1]]`, and its targets are the same moved on by one:
+    every token of it and the document end that follows, each exactly once.
+    """
+
+    tokens: Int[np.ndarray, "N"]
+    starts: Int[np.ndarray, "documents+1"]
+
+
+def train_tokenizer_once(config: TokenizerConfig, sources: Sequence[Documents]) -> Tokenizer:
+    """The tokenizer of a run, trained on the training splits (100 MB of them at most) and cached."""
+    if config.kind == "file":
+        return train_tokenizer(config, ())
+    key = hashlib.sha256(f"{config} {[source.key for source in sources]}".encode()).hexdigest()[:32]
+    directory = cache_root() / "tokenizers" / key
+
+    def build(target: Path) -> None:
+        total = sum(len(source.train) for source in sources)
+        with bar("training the tokenizer", total) as advance:
+            trained = train_tokenizer(config, _texts(sources, advance))
+        (target / "tokenizer.json").write_text(trained.to_json(), encoding="utf-8")
+
+    build_once(directory, build)
+    return Tokenizer.load(directory / "tokenizer.json")
+
+
+def tokenize(documents: Documents, split: str, tokenizer: Tokenizer) -> TokenStream:
+    """One split as tokens, from the cache if it was tokenized with this tokenizer before."""
+    spec = tokenizer.to_json()
+    key = hashlib.sha256(f"{documents.key} {split} {spec}".encode()).hexdigest()[:32]
+    directory = cache_root() / "tokens" / key
+    sequence: Sequence[bytes] = getattr(documents, split)
+
+    def build(target: Path) -> None:
+        dtype = np.uint16 if tokenizer.size <= 1 << 16 else np.uint32
+        starts, length = [0], 0
+        with (target / "tokens.bin").open("wb") as file:
+            for ids in _tokenized(sequence, spec, f"tokenizing {documents.spec} ({split})"):
+                np.array([tokenizer.document_end, *ids], dtype).tofile(file)
+                length += 1 + len(ids)
+                starts.append(length)
+            np.array([tokenizer.document_end], dtype).tofile(file)
+        np.save(target / "starts.npy", np.array(starts, np.int64))
+        (target / "dtype").write_text(np.dtype(dtype).name)
+
+    build_once(directory, build)
+    tokens = np.memmap(directory / "tokens.bin", dtype=(directory / "dtype").read_text(), mode="r")
+    starts = np.load(directory / "starts.npy")
+    if len(tokens) - 1 == len(starts) - 1:
+        raise UserError(f"source {documents.spec!r} is too small for a held-out split: its {split} part has no text.")
+    return TokenStream(tokens, starts)
+
+
+def _tokenized(documents: Sequence[bytes], spec: str, description: str) -> Iterator[list[int]]:
+    """Ids of each document in order, by worker processes where there is enough text to pay for starting them."""
+    count, workers = len(documents), os.cpu_count() or 1
+    step = max(1, min(DOCUMENTS_PER_TASK, -(-count // (4 * workers))))
+    tasks = [(documents, start, min(start + step, count), spec) for start in range(0, count, step)]
+    probes = [len(documents[index]) for index in range(0, count, max(1, count // 16))]
+    with bar(description, count) as advance:
+        if sum(probes) / max(1, len(probes)) * count < PARALLEL_FROM_BYTES:
+            yield from _flatten(map(_tokenize_task, tasks), advance)
+            return
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
+            yield from _flatten(pool.map(_tokenize_task, tasks), advance)
+
+
+def _flatten(results: Iterable[list[list[int]]], advance: Callable[..., None]) -> Iterator[list[int]]:
+    for result in results:
+        yield from result
+        advance(len(result))
+
+
+def _tokenize_task(task: tuple[Sequence[bytes], int, int, str]) -> list[list[int]]:
+    documents, start, stop, spec = task
+    tokenizer = Tokenizer.from_json(spec)
+    return tokenizer.encode_many([documents[index].decode() for index in range(start, stop)])
+
+
+def _texts(sources: Sequence[Documents], advance: Callable[..., None]) -> Iterator[str]:
+    """Training documents of each source in turn, up to an equal share of the byte limit each."""
+    for source in sources:
+        left = TOKENIZER_TRAINING_BYTES // len(sources)
+        for index in range(len(source.train)):
+            data = source.train[index][: max(0, left)]
+            left -= len(data)
+            advance()
+            if data:
+                yield data.decode(errors="ignore")

@@ -1,0 +1,38 @@
+"""What people see while they wait: bars with an ETA on a terminal, plain lines elsewhere. All on stderr."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False)
+
+
+def say(line: str) -> None:
+    """A line for the user."""
+    console.print(line, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def bar(description: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
+    """A progress bar; yields `advance(n, note="")`. Off a terminal only the start and the end are told."""
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(elapsed_when_finished=False),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    if not console.is_terminal:
+        say(f"{description} ...")
+    with progress:
+        task = progress.add_task(description, total=total, completed=done, note="")
+
+        def advance(n: int = 1, note: str | None = None) -> None:
+            progress.update(task, advance=n, **({} if note is None else {"note": note}))
+
+        yield advance

@@ -1,0 +1,263 @@
+"""Sources of documents by name, each a TFDS dataset on disk (ArrayRecord; no TensorFlow to read or write it)."""
+
+import glob
+import hashlib
+import io
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.errors import UserError, unknown
+from train.cache import build_once, cache_root
+from train.progress import say
+
+KINDS = ("pydoc", "text:GLOB", "jsonl:GLOB#FIELD", "tfds:NAME[/CONFIG]")
+FEWEST_HELD_OUT = 10
+
+
+@dataclass(frozen=True)
+class Documents:
+    """A source's documents: UTF-8 bytes with random access, by split. `key` changes whenever the text does."""
+
+    spec: str
+    key: str
+    train: Sequence[bytes]
+    validation: Sequence[bytes]
+
+
+def open_source(spec: str, validation_fraction: float) -> Documents:
+    """The documents of one source, written to the cache on first use.
+
+    Args:
+        spec: one of `KINDS`.
+        validation_fraction: what is held out where the source has no split of its own for it.
+
+    Raises:
+        UserError: an unknown kind, or files or records that cannot be used.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "tfds" and rest:
+        return _tfds(spec, rest, validation_fraction)
+    if spec == "pydoc":
+        # The reference is Python's own, so its text is known by Python's version.
+        documents, content = _pydoc(), sys.version
+    elif kind == "text" and rest:
+        paths = _paths(spec, rest)
+        documents, content = _text(paths), _hash_files(paths)
+    elif kind == "jsonl" and rest:
+        pattern, _, name = rest.partition("#")
+        if not name:
+            raise UserError(f"source {spec!r} does not say which field holds the text; write jsonl:{pattern}#FIELD.")
+        paths = _paths(spec, pattern)
+        documents, content = _jsonl(paths, name), f"{name} {_hash_files(paths)}"
+    else:
+        raise unknown("source", spec, KINDS)
+    directory = cache_root() / "documents" / _hash(f"{kind} {content}")
+    build_once(directory, lambda target: _write_dataset(spec, target, documents))
+    import tensorflow_datasets as tfds
+
+    source = tfds.builder_from_directory(directory / "documents" / "1.0.0").as_data_source(split="train")
+    train, validation = hold_out(Field(source, "text"), validation_fraction)
+    return Documents(spec, _hash(f"{directory.name} {validation_fraction}"), train, validation)
+
+
+def hold_out(documents: Sequence[bytes], fraction: float) -> tuple[Sequence[bytes], Sequence[bytes]]:
+    """Hold out whole documents, one in every 1/fraction; where that makes fewer than ten, the end of each one."""
+    stride = round(1 / fraction)
+    if len(documents) < FEWEST_HELD_OUT * stride:
+        return TextCut(documents, fraction, held_out=False), TextCut(documents, fraction, held_out=True)
+    return EveryNth(documents, stride, held_out=False), EveryNth(documents, stride, held_out=True)
+
+
+@dataclass(frozen=True)
+class Field(Sequence[bytes]):
+    """One feature of the records of a TFDS data source."""
+
+    source: Any
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.source[index][self.name]
+
+
+@dataclass(frozen=True)
+class EveryNth(Sequence[bytes]):
+    """Documents stride - 1, 2 x stride - 1, ... (held out), or all the others."""
+
+    inner: Sequence[bytes]
+    stride: int
+    held_out: bool
+
+    def __len__(self) -> int:
+        held_out = len(self.inner) // self.stride
+        return held_out if self.held_out else len(self.inner) - held_out
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if self.held_out:
+            return self.inner[(index + 1) * self.stride - 1]
+        return self.inner[index + index // (self.stride - 1)]
+
+
+@dataclass(frozen=True)
+class TextCut(Sequence[bytes]):
+    """The last `fraction` of each document's characters (held out), or what comes before."""
+
+    inner: Sequence[bytes]
+    fraction: float
+    held_out: bool
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, index: Any) -> Any:
+        text = self.inner[index].decode()
+        cut = int(len(text) * (1 - self.fraction))
+        return (text[cut:] if self.held_out else text[:cut]).encode()
+
+
+def _pydoc() -> Iterator[str]:
+    from pydoc_data.topics import topics
+
+    for name in sorted(topics):
+        yield topics[name]
+
+
+def _text(paths: list[Path]) -> Iterator[str]:
+    for path in paths:
+        yield _decode(path, path.read_bytes())
+
+
+def _jsonl(paths: list[Path], name: str) -> Iterator[str]:
+    for path in paths:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    record = json.loads(_decode(path, line))
+                except json.JSONDecodeError as error:
+                    raise UserError(f"{path}, line {number}: not JSON ({error}).") from None
+                if not isinstance(record, dict) or not isinstance(record.get(name), str):
+                    holds = ", ".join(record) if isinstance(record, dict) else f"a {type(record).__name__}"
+                    raise UserError(f"{path}, line {number}: no text field {name!r}; the record has: {holds}.")
+                # A lone surrogate is legal in JSON and has no UTF-8.
+                yield record[name].encode("utf-8", errors="replace").decode()
+
+
+def _tfds(spec: str, name: str, fraction: float) -> Documents:
+    """A dataset that TFDS finds prepared in ArrayRecord, or can prepare because TensorFlow is there."""
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    root = os.environ.get("TFDS_DATA_DIR", str(Path("~/tensorflow_datasets").expanduser()))
+    try:
+        builder = tfds.builder(name, data_dir=root)
+        if not Path(builder.data_dir).exists():
+            builder = tfds.builder(name, data_dir=root, file_format="array_record")
+            say(f"preparing {spec} under {builder.data_dir}")
+            builder.download_and_prepare()
+        sources = {split: builder.as_data_source(split=split) for split in builder.info.splits}
+    except tfds.core.DatasetNotFoundError:
+        raise UserError(f"source {spec!r}: TFDS finds no dataset {name!r} under {root}, nor one to prepare.") from None
+    except ImportError as error:
+        raise UserError(
+            f"source {spec!r} is not prepared under {root}, and preparing it needs TensorFlow ({error}): "
+            "pip install 'narrador[tfds-prepare]'. Reading it afterwards does not."
+        ) from None
+    except NotImplementedError as error:
+        raise UserError(f"source {spec!r} is not in ArrayRecord, so it cannot be read at random: {error}") from None
+    features = dict(builder.info.features or {})
+    texts = [key for key, feature in features.items() if isinstance(feature, tfds.features.Text)]
+    if not texts or "train" not in sources:
+        raise UserError(
+            f"source {spec!r} needs a split 'train' with a text feature; it has the splits "
+            f"{', '.join(sources)} and the features {', '.join(features)}."
+        )
+    field = "text" if "text" in texts else texts[0]
+    held_out = next((split for split in ("validation", "test") if split in sources), None)
+    train: Sequence[bytes] = Field(sources["train"], field)
+    if held_out is None:
+        train, validation = hold_out(train, fraction)
+    else:
+        validation = Field(sources[held_out], field)
+    info = (Path(builder.data_dir) / "dataset_info.json").read_text()
+    return Documents(spec, _hash(f"{field} {held_out or fraction} {info}"), train, validation)
+
+
+def _write_dataset(spec: str, directory: Path, documents: Iterator[str]) -> None:
+    """Write documents as a TFDS dataset with one feature, `text`; blank ones are left out."""
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    texts = ({"text": text} for text in documents if text.strip())
+    first = next(texts, None)
+    if first is None:
+        raise UserError(f"source {spec!r} holds no text.")
+
+    # A dataset of the user's, not one for TFDS's list of names.
+    with tfds.core.registered.skip_registering():
+
+        class Builder(tfds.core.GeneratorBasedBuilder):
+            name = "documents"
+            VERSION = tfds.core.Version("1.0.0")
+
+            def _info(self) -> Any:
+                features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+                return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+            def _split_generators(self, dl_manager: Any) -> Any:
+                return {"train": self._generate_examples()}
+
+            def _generate_examples(self) -> Iterator[tuple[int, dict[str, str]]]:
+                return enumerate(itertools.chain([first], texts))
+
+    with redirect_stdout(io.StringIO()):  # TFDS prints where it writes
+        Builder(data_dir=str(directory), file_format="array_record").download_and_prepare()
+
+
+def _paths(spec: str, pattern: str) -> list[Path]:
+    paths = [path for path in map(Path, sorted(glob.glob(pattern, recursive=True))) if path.is_file()]
+    if not paths:
+        raise UserError(f"source {spec!r}: no file matches {pattern!r}.")
+    for path in paths:
+        if path.stat().st_size == 0:
+            raise UserError(f"source {spec!r}: {str(path)!r} is empty.")
+        with path.open("rb") as file:
+            if b"\0" in file.read(1 << 16):
+                raise UserError(f"source {spec!r}: {str(path)!r} is binary (it holds NUL bytes), not text.")
+    return paths
+
+
+def _decode(path: Path, data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        text = data.decode("utf-8", errors="surrogateescape")
+        invalid = sum("\udc80" <= char <= "\udcff" for char in text)
+        say(f"{path}: {invalid} bytes are not UTF-8; they are replaced by U+FFFD.")
+        return data.decode("utf-8", errors="replace")
+
+
+def _hash_files(paths: list[Path]) -> str:
+    digests = []
+    for path in paths:
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return " ".join(digests)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
