@@ -1,4 +1,4 @@
-"""What a transformer is made of. Plain data: importing this does not import JAX."""
+"""What a transformer is made of, spread over and sampled with. Plain data: importing this does not import JAX."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -127,6 +127,18 @@ class SamplingConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise UserError(f"{name}={value} must lie in (0, 1].")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How many devices each mesh axis takes. One of them may be -1: whatever is left."""
+
+    data: int = -1
+    """Replicas that split the batch."""
+    fsdp: int = 1
+    """Devices that split the batch and also the parameters (Zhao et al. 2023)."""
+    tensor: int = 1
+    """Devices that split heads, feed-forward and vocabulary (Shoeybi et al. 2019)."""
 
 
 def _at_least_one(name: str, value: int) -> None:

@@ -11,22 +11,11 @@ import flax.linen as nn
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from model.config import MeshConfig
 from model.errors import UserError
 
 MESH_AXES = ("data", "fsdp", "tensor")
 Axes = tuple[str | None, ...]
-
-
-@dataclass(frozen=True)
-class MeshConfig:
-    """How many devices each mesh axis takes. One of them may be -1: whatever is left."""
-
-    data: int = -1
-    """Replicas that split the batch."""
-    fsdp: int = 1
-    """Devices that split the batch and also the parameters (Zhao et al. 2023)."""
-    tensor: int = 1
-    """Devices that split heads, feed-forward and vocabulary (Shoeybi et al. 2019)."""
 
 
 @dataclass(frozen=True)

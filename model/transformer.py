@@ -130,3 +130,9 @@ class Transformer(nn.Module):
 def logits(hidden: Float[Array, "... D"], unembedding: Float[Array, "D V"]) -> Float[Array, "... V"]:
     """Scores of every next token, accumulated in at least float32."""
     return jnp.matmul(hidden, unembedding, preferred_element_type=wide(hidden.dtype))
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Number of parameters, from shapes alone."""
+    shapes = jax.eval_shape(Transformer(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))

@@ -93,6 +93,8 @@ class TrainConfig:
     """Steps between checkpoints; the end and an interruption always make one."""
     checkpoints_kept: int = 2
     """How many checkpoints stay on disk."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard too (extra `tensorboard`)."""
 
     def __post_init__(self) -> None:
         counts = "steps batch_size accumulation log_every eval_every sample_every checkpoint_every checkpoints_kept"

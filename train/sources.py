@@ -206,7 +206,7 @@ def _write_dataset(spec: str, directory: Path, documents: Iterator[str]) -> None
         raise UserError(f"source {spec!r} holds no text.")
 
     # A dataset of the user's, not one for TFDS's list of names.
-    with tfds.core.registered.skip_registering():
+    with tfds.core.registered.skip_registration():
 
         class Builder(tfds.core.GeneratorBasedBuilder):
             name = "documents"

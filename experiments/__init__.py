@@ -1,0 +1,1 @@
+"""The command line, experiment configs, stages, benchmarks and reports. May import everything."""

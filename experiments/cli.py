@@ -1,0 +1,69 @@
+"""The command `narrador`. Only the chosen command's modules are imported, so that it starts fast."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "run": "train an experiment, or go on with it",
+    "probs": "what a trained model expects after a text",
+    "sample": "let a trained model continue a text",
+    "neighbours": "tokens whose embeddings lie nearest to a word's",
+    "config": "list, show and compare experiment configs",
+    "bench": "measure training, decoding and start-up on this machine",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Mistakes of the user's end in one message and code 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not _model_is_ours():
+        return 2
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        nearest = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        print(f"narrador: unknown command {name!r}.{hint} Known: {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    from model.errors import UserError
+
+    try:
+        return importlib.import_module(f"experiments.commands.{name}").main(rest) or 0
+    except UserError as error:
+        print(f"narrador: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"narrador: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        print("narrador: stopped.", file=sys.stderr)
+        return 130
+
+
+def _model_is_ours() -> bool:
+    import model
+
+    if getattr(model, "NARRADOR", None) == "narrador.model":
+        return True
+    place = getattr(model, "__file__", None) or next(iter(model.__path__))
+    print(
+        f"narrador: the package 'model' found first is not Narrador's but {place}; "
+        "take its folder off PYTHONPATH, or use a virtual environment of its own.",
+        file=sys.stderr,
+    )
+    return False
+
+
+def _help() -> str:
+    lines = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
+    return f"usage: narrador COMMAND ...\n\n{lines}\n\n'narrador COMMAND --help' tells what each takes."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One module for each command of `narrador`: its arguments and what it prints."""

@@ -1,0 +1,75 @@
+"""`narrador run NAME|FILE`: train an experiment, or go on with it."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from experiments.config import Experiment, find_experiment
+from experiments.presets import EXPERIMENTS
+from model.errors import UserError
+from train.mapping import to_mapping
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train an experiment, or go on with it where it stopped."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    run_dir: Path | None = None
+    """The run's folder. None: runs/NAME."""
+    json: bool = False
+    """Print the result as one JSON object on the last line of stdout."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse, train, report."""
+    if not argv or argv[0].startswith("-"):
+        wanted = f"usage: narrador run NAME|FILE [--run-dir DIR] [overrides]\nNAME is one of: {', '.join(EXPERIMENTS)}."
+        if argv and argv[0] in ("-h", "--help"):
+            print(wanted + "\n'narrador run NAME --help' lists the overrides with NAME's values.")
+            return 0
+        raise UserError(f"say what to run.\n{wanted}")
+    name, experiment = find_experiment(argv[0])
+    arguments = tyro.cli(
+        Arguments,
+        prog=f"narrador run {argv[0]}",
+        args=list(argv[1:]),
+        default=Arguments(experiment),
+    )
+    experiment = arguments.experiment
+    experiment.check()
+    directory = arguments.run_dir or Path("runs") / name
+
+    from train.run_directory import RunDirectory, write_atomically
+
+    run = RunDirectory(directory)
+    with run.lock():
+        run.claim(to_mapping(experiment))
+        from experiments.machine import environment, prepare_jax
+
+        prepare_jax(experiment.train.cpu_devices)
+        from experiments.report import write_report
+        from experiments.stages import pretrain
+        from train.loop import Interrupted
+        from train.progress import say
+
+        write_atomically(run.environment_path, json.dumps(environment(), indent=2) + "\n")
+        try:
+            result = pretrain(experiment, run)
+        except Interrupted:
+            command = shlex.join(["narrador", "run", *argv])
+            say(f"saved under {directory}. Go on with:\n  {command}")
+            return 0
+        write_report(run)
+    result = {"run_dir": str(directory), **result}
+    if arguments.json:
+        print(json.dumps(result))
+    else:
+        print(f"validation loss {result['validation_loss']:.4f} nats per token, ", end="")
+        print(f"{result['validation_bits_per_byte']:.3f} bits per byte. Report: {run.path / 'report.md'}")
+    return 0

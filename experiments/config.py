@@ -1,0 +1,95 @@
+"""An experiment as one frozen config, found by name, in a YAML file or in a run directory."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from model.config import MeshConfig, ModelConfig
+from model.errors import UserError, unknown
+from model.tokenizer import TokenizerConfig
+from train.config import DataConfig, TrainConfig
+from train.mapping import from_mapping, to_mapping
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that determines a run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    def check(self) -> None:
+        """What no part can check alone.
+
+        Raises:
+            UserError: rows longer than the positions.
+        """
+        if self.data.sequence_length > self.model.context_length:
+            raise UserError(
+                f"data.sequence_length={self.data.sequence_length} is longer than the "
+                f"model.context_length={self.model.context_length} positions of the model."
+            )
+
+
+def find_experiment(name: str) -> tuple[str, Experiment]:
+    """The experiment called `name`, or described by the YAML file or run directory at that path.
+
+    A YAML file holds any part of a config; its key `base` names the experiment that the rest comes from.
+
+    Returns:
+        A short name for it, and the config.
+
+    Raises:
+        UserError: nothing is called so, or the file has a mistake in it.
+    """
+    from experiments.presets import EXPERIMENTS
+
+    if name in EXPERIMENTS:
+        return name, EXPERIMENTS[name]
+    path = Path(name)
+    if path.is_dir():
+        path = path / "config.yaml"
+    if path.suffix not in (".yaml", ".yml"):
+        raise unknown("experiment", name, EXPERIMENTS)
+    try:
+        mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"there is no config file {str(path)!r}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())}).") from None
+    if not isinstance(mapping, Mapping):
+        raise UserError(f"{path}: a config holds keys and values, such as 'train: {{steps: 100}}'.")
+    mapping = dict(mapping)
+    base = mapping.pop("base", None)
+    if base is not None:
+        if base not in EXPERIMENTS:
+            raise unknown("experiment in 'base'", str(base), EXPERIMENTS)
+        mapping = _merge(to_mapping(EXPERIMENTS[base]), mapping)
+    label = path.parent.name if path.name == "config.yaml" else path.stem
+    return label, from_mapping(Experiment, mapping, str(path))
+
+
+def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        merged[key] = _merge(base[key], value) if both else value
+    return merged
+
+
+def parameter_count(experiment: Experiment) -> int | None:
+    """Parameters of the model, from shapes alone; None while the vocabulary is not known."""
+    config = experiment.model
+    if config.vocab_size is None:
+        if experiment.tokenizer.kind != "bpe":
+            return None
+        config = replace(config, vocab_size=experiment.tokenizer.vocab_size)
+    from model.transformer import count_parameters
+
+    return count_parameters(config)

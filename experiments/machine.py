@@ -1,0 +1,58 @@
+"""Getting JAX ready: device count on CPU, and compiled programs kept between runs."""
+
+import importlib.metadata
+import logging
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from train.cache import cache_root
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "tokenizers", "numpy")
+
+
+def prepare_jax(cpu_devices: int | None = None) -> None:
+    """Set JAX up; call before anything touches a device."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's remarks on loading compiled programs
+    import jax
+
+    if cpu_devices is not None:
+        jax.config.update("jax_num_cpu_devices", cpu_devices)
+    jax.config.update("jax_compilation_cache_dir", str(cache_root() / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def environment() -> dict[str, Any]:
+    """What a run was made with: versions, revision, devices and the command."""
+    import jax
+
+    installed = {}
+    for package in PACKAGES:
+        try:
+            installed[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            installed[package] = None
+    return {
+        "python": platform.python_version(),
+        "packages": installed,
+        "revision": _revision(),
+        "machine": platform.machine(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "command": ["narrador", *sys.argv[1:]],
+    }
+
+
+def _revision() -> str | None:
+    """The git revision of this code, with a + where it was changed since."""
+    here = Path(__file__).parent
+    try:
+        revision = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"], cwd=here, capture_output=True, text=True
+        )
+    except OSError:
+        return None
+    return revision.stdout.strip() or None

@@ -1,0 +1,58 @@
+"""The stages of an experiment: config to data, model and mesh, and through the loop."""
+
+from dataclasses import replace
+from typing import Any
+
+from experiments.config import Experiment
+from model.errors import UserError
+from model.sharding import ShardingRules, make_mesh
+from model.transformer import Transformer
+from train.batches import PackedRows, check_long_enough, training_batches, validation_batches
+from train.corpus import tokenize, train_tokenizer_once
+from train.loop import Workbench, compute_dtype, fit
+from train.run_directory import RunDirectory, write_atomically
+from train.sources import open_source
+
+
+def pretrain(experiment: Experiment, run: RunDirectory) -> dict[str, Any]:
+    """Learn by next-token prediction; resumes, and returns at once what a complete stage came to."""
+    stage = run.stage("pretrain")
+    if stage.result is not None:
+        return stage.result
+    data, train = experiment.data, experiment.train
+    mesh, rules = make_mesh(experiment.mesh), ShardingRules()
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if train.batch_size // train.accumulation % shards:
+        raise UserError(
+            f"train.batch_size={train.batch_size} in {train.accumulation} parts cannot be split over {shards} devices."
+        )
+    sources = [open_source(spec, data.validation_fraction) for spec in data.sources]
+    tokenizer = train_tokenizer_once(experiment.tokenizer, sources)
+    write_atomically(run.tokenizer_path, tokenizer.to_json())
+    model_config = experiment.model
+    if model_config.vocab_size is None:
+        model_config = replace(model_config, vocab_size=tokenizer.size)
+    elif model_config.vocab_size < tokenizer.size:
+        raise UserError(
+            f"model.vocab_size={model_config.vocab_size} is smaller than the tokenizer's {tokenizer.size} tokens."
+        )
+    streams = [tokenize(source, "train", tokenizer) for source in sources]
+    held_out = [tokenize(source, "validation", tokenizer) for source in sources]
+    for source, stream in zip(sources, streams, strict=True):
+        check_long_enough(stream, data.sequence_length, source.spec)
+    rows = [PackedRows(stream, data.sequence_length) for stream in streams]
+    bench = Workbench(
+        model=Transformer(model_config, rules, compute_dtype(train.precision)),
+        config=train,
+        mesh=mesh,
+        rules=rules,
+        tokenizer=tokenizer,
+        training=training_batches(rows, data.weights, train.batch_size, train.seed),
+        validation=validation_batches(
+            [PackedRows(stream, data.sequence_length) for stream in held_out], train.batch_size
+        ),
+        directory=stage,
+    )
+    result = {"stage": "pretrain", **fit(bench)}
+    stage.complete(result)
+    return result

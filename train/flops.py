@@ -1,0 +1,70 @@
+"""How much arithmetic a token costs, and what share of the machine's ability a run uses."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+
+from model.config import ModelConfig
+
+# Dense bfloat16 FLOP/s of one chip, from the makers' data sheets.
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def matmul_parameters(config: ModelConfig) -> int:
+    """Weights that each token is multiplied with: the layers' matrices and the head, not the embedding look-up."""
+    attention = 2 * config.width * config.head_dim * (config.heads + config.key_value_heads)
+    mlp = (3 if config.activation == "swiglu" else 2) * config.width * config.hidden_width
+    return config.layers * (attention + mlp) + config.width * config.vocabulary
+
+
+def forward_flops_per_token(config: ModelConfig, length: int) -> float:
+    """FLOPs of one token's forward pass in a sequence of `length`.
+
+    2 per weight it is multiplied with, and in each layer 4 x width for every token it attends to (scores and
+    values). Causal attention is counted once: a token attends to itself and those before it, (length + 1) / 2
+    on average, or at most the window in a banded layer.
+    """
+    attended = 0.0
+    for layer in range(config.layers):
+        window = min(config.window(layer), length)
+        attended += (window * (window + 1) / 2 + (length - window) * window) / length
+    return 2 * matmul_parameters(config) + 4 * config.width * attended
+
+
+def train_flops_per_token(config: ModelConfig, length: int) -> float:
+    """Forward and backward: three times the forward pass (Kaplan et al. 2020, section 2.1). No recomputation."""
+    return 3 * forward_flops_per_token(config, length)
+
+
+def peak_flops() -> float:
+    """FLOP/s of all devices together: the data sheet's in bfloat16, and on a CPU what a matrix product reaches now."""
+    devices = jax.devices()
+    if devices[0].platform == "cpu":
+        return measured_matmul_flops()
+    kinds = [kind for kind in PEAK_FLOPS if devices[0].device_kind.startswith(kind)]
+    if not kinds:
+        return measured_matmul_flops(jnp.bfloat16) * len(devices)
+    return PEAK_FLOPS[max(kinds, key=len)] * len(devices)
+
+
+def measured_matmul_flops(dtype: jnp.dtype = jnp.float32, size: int = 2048, seconds: float = 0.3) -> float:
+    """FLOP/s of a square matrix product on one device: the median of repeats after a warm-up."""
+    product = jax.jit(jnp.matmul)
+    x = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    product(x, x).block_until_ready()
+    times: list[float] = []
+    while sum(times) < seconds or len(times) < 3:
+        start = time.perf_counter()
+        product(x, x).block_until_ready()
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / sorted(times)[len(times) // 2]

@@ -1,0 +1,61 @@
+"""Next-token loss. Dimension letters: `model.layers`."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from model.layers import wide
+from model.transformer import Transformer, logits
+from train.batches import Batch
+
+
+def next_token_loss(
+    model: Transformer, params: Any, batch: Batch, vocab_chunk: int | None = None
+) -> Float[Array, ""]:
+    """Summed cross-entropy of a batch's real targets, in nats; divide by `batch.weights.sum()` for the mean."""
+    variables = {"params": params}
+    hidden, _ = model.apply(variables, batch.tokens, batch.positions, batch.segments, method="hidden")
+    unembedding = model.apply(variables, method="unembedding")
+    return jnp.sum(cross_entropy(hidden, unembedding, batch.targets, vocab_chunk) * batch.weights)
+
+
+def cross_entropy(
+    hidden: Float[Array, "*B D"],
+    unembedding: Float[Array, "D V"],
+    targets: Int[Array, "*B"],
+    vocab_chunk: int | None = None,
+) -> Float[Array, "*B"]:
+    """-log softmax(hidden @ unembedding)[target], in nats and at least float32.
+
+    Args:
+        vocab_chunk: with a number, at most that many columns of the logits exist at once, forward and
+            backward, where they are computed a second time. The value is the same.
+    """
+    if vocab_chunk is None or vocab_chunk >= unembedding.shape[1]:
+        scores = logits(hidden, unembedding)
+        target_score = jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
+        return jax.nn.logsumexp(scores, axis=-1) - target_score
+    vocabulary = unembedding.shape[1]
+    chunks = -(-vocabulary // vocab_chunk)
+    padded = jnp.pad(unembedding, ((0, 0), (0, chunks * vocab_chunk - vocabulary)))
+    columns = padded.reshape(-1, chunks, vocab_chunk).swapaxes(0, 1)
+
+    @jax.checkpoint
+    def add_chunk(
+        carry: tuple[Array, Array], chunk: tuple[Array, Array]
+    ) -> tuple[tuple[Float[Array, "*B"], Float[Array, "*B"]], None]:
+        log_normalizer, target_score = carry
+        first, kernel = chunk
+        ids = first + jnp.arange(vocab_chunk)
+        scores = jnp.where(ids < vocabulary, logits(hidden, kernel), -jnp.inf)
+        log_normalizer = jnp.logaddexp(log_normalizer, jax.nn.logsumexp(scores, axis=-1))
+        inside = (targets >= first) & (targets < first + vocab_chunk)
+        here = jnp.take_along_axis(scores, jnp.where(inside, targets - first, 0)[..., None], axis=-1)[..., 0]
+        return (log_normalizer, jnp.where(inside, here, target_score)), None
+
+    start = jnp.zeros(targets.shape, wide(hidden.dtype))
+    firsts = jnp.arange(chunks) * vocab_chunk
+    (log_normalizer, target_score), _ = jax.lax.scan(add_chunk, (start - jnp.inf, start), (firsts, columns))
+    return log_normalizer - target_score

@@ -1,0 +1,81 @@
+"""Optimizers and learning-rate schedules, assembled from optax."""
+
+from typing import Any
+
+import jax
+import optax
+from optax.contrib import MuonDimensionNumbers, muon
+
+from train.config import TrainConfig
+
+
+def learning_rate(config: TrainConfig, peak: float) -> optax.Schedule:
+    """Learning rate by step: linear warm-up, then cosine, or a plateau with a linear end."""
+    warmup = min(config.warmup_steps, config.steps)
+    end = peak * config.final_learning_rate
+    if config.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(config.steps, warmup + 1), end)
+    decay = min(round(config.steps * config.decay_fraction), config.steps - warmup)
+    parts = [
+        optax.linear_schedule(0.0, peak, warmup),
+        optax.constant_schedule(peak),
+        optax.linear_schedule(peak, end, decay),
+    ]
+    return optax.join_schedules(parts, [warmup, config.steps - decay])
+
+
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """Clip, then AdamW or Muon; weight decay on matrices only."""
+    clip = optax.clip_by_global_norm(config.clip_norm)
+    rate = learning_rate(config, config.learning_rate)
+    if config.optimizer == "adamw":
+        update = optax.adamw(
+            rate, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay, mask=is_matrix
+        )
+    else:
+        update = muon(
+            learning_rate(config, config.muon_learning_rate),
+            weight_decay=config.weight_decay,
+            adam_learning_rate=rate,
+            adam_b1=config.beta1,
+            adam_b2=config.beta2,
+            eps=config.epsilon,
+            muon_weight_dimension_numbers=muon_dimensions,
+        )
+    return optax.chain(clip, update)
+
+
+def is_matrix(params: Any) -> Any:
+    """A tree of booleans: everything but biases and norm scales, whatever their stacked shape."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: _is_matrix(_name(path)), params)
+
+
+def muon_dimensions(params: Any) -> Any:
+    """How each stacked weight of the layers is a matrix to Muon; None where AdamW takes over.
+
+    Query, key, value, up and gate read from the width, the axis after the layers; output and down write to it,
+    their last axis.
+    """
+
+    def dimensions(path: Any, leaf: Any) -> MuonDimensionNumbers | None:
+        name = _name(path)
+        if not _is_matrix(name) or not any(_key(entry) == "layers" for entry in path):
+            return None
+        axes = tuple(range(1, leaf.ndim))
+        if name in ("output", "down"):
+            return MuonDimensionNumbers(reduction_axis=axes[:-1], output_axis=axes[-1:])
+        return MuonDimensionNumbers(reduction_axis=axes[:1], output_axis=axes[1:])
+
+    return jax.tree_util.tree_map_with_path(dimensions, params)
+
+
+def _is_matrix(name: str) -> bool:
+    return name != "scale" and not name.endswith("bias")
+
+
+def _name(path: Any) -> str:
+    return _key(path[-1])
+
+
+def _key(entry: Any) -> str:
+    return jax.tree_util.keystr((entry,), simple=True)

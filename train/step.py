@@ -1,0 +1,136 @@
+"""The train state and the one jitted step that moves it. Pure functions; where arrays live comes from the rules."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Float, Int
+
+from model.sharding import ShardingRules, constrain, logical_axes, state_shardings
+from model.transformer import Transformer
+from train.batches import Batch
+from train.objective import next_token_loss
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a step reads and writes. The step number is also the position in the data."""
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
+    skipped: Int[Array, ""]
+    """Updates left out because the loss or a gradient was not finite."""
+    skipped_in_a_row: Int[Array, ""]
+
+
+def init_state(
+    model: Transformer, optimizer: optax.GradientTransformation, mesh: Mesh, rules: ShardingRules, seed: int
+) -> TrainState:
+    """A fresh state, made where the rules put it: no array is ever whole on one device of many."""
+    make, shardings = _state_maker(model, optimizer, mesh, rules)
+    with jax.set_mesh(mesh):
+        return jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
+
+
+def abstract_state(
+    model: Transformer, optimizer: optax.GradientTransformation, mesh: Mesh, rules: ShardingRules
+) -> TrainState:
+    """Shapes, dtypes and shardings of the state, without making it."""
+    make, shardings = _state_maker(model, optimizer, mesh, rules)
+    shapes = jax.eval_shape(make, jax.random.key(0))
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+
+def _state_maker(
+    model: Transformer, optimizer: optax.GradientTransformation, mesh: Mesh, rules: ShardingRules
+) -> tuple[Callable[[Array], TrainState], Any]:
+    tokens = jnp.zeros((1, 1), jnp.int32)
+
+    def make(key: Array) -> TrainState:
+        params = nn.unbox(model.init(key, tokens))["params"]
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(zero, params, optimizer.init(params), zero, zero)
+
+    axes = logical_axes(jax.eval_shape(model.init, jax.random.key(0), tokens))["params"]
+    shardings = state_shardings(mesh, rules, axes, jax.eval_shape(make, jax.random.key(0)))
+    return make, shardings
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: Transformer,
+    optimizer: optax.GradientTransformation,
+    accumulation: int,
+    vocab_chunk: int | None,
+) -> tuple[TrainState, Metrics]:
+    """One update on one batch.
+
+    The loss is the mean over the batch's real targets, however many parts it is computed in. An update with a
+    loss or gradient that is not finite is left out and counted; the step number moves on all the same.
+    """
+    count = jnp.maximum(batch.weights.sum(), 1)
+
+    def loss_of(params: Any, part: Batch) -> Float[Array, ""]:
+        return next_token_loss(model, params, part, vocab_chunk) / count
+
+    value_and_grad = jax.value_and_grad(loss_of)
+    if accumulation == 1:
+        loss, grads = value_and_grad(state.params, batch)
+    else:
+
+        def add(carry: tuple[Array, Any], part: Batch) -> tuple[tuple[Array, Any], None]:
+            part = Batch(*(constrain(x, model.rules, "batch", "sequence") for x in part))
+            return jax.tree.map(jnp.add, carry, value_and_grad(state.params, part)), None
+
+        zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros((), count.dtype), state.params))
+        # Every part takes rows from every device: a row stays where it is.
+        parts = jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
+        (loss, grads), _ = jax.lax.scan(add, zeros, parts)
+    grad_norm = optax.global_norm(grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
+    )
+    bad = 1 - finite.astype(jnp.int32)
+    new_state = TrainState(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        skipped=state.skipped + bad,
+        skipped_in_a_row=(state.skipped_in_a_row + 1) * bad,
+    )
+    metrics = {
+        "loss": loss,
+        "grad_norm": grad_norm,
+        "skipped": new_state.skipped,
+        "skipped_in_a_row": new_state.skipped_in_a_row,
+    }
+    return new_state, metrics
+
+
+def batch_sharding(mesh: Mesh, rules: ShardingRules) -> NamedSharding:
+    """Where the rows of a batch live."""
+    return NamedSharding(mesh, rules.spec(("batch", "sequence")))
+
+
+def place(batch: Batch, sharding: NamedSharding) -> Batch:
+    """Put a host batch on the mesh; each process hands over only the rows its devices hold."""
+    return Batch(
+        *(
+            jax.make_array_from_callback(array.shape, sharding, lambda index, array=array: array[index])
+            for array in map(np.asarray, batch)
+        )
+    )
