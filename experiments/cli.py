@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -36,11 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"narrador: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read our output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         print(f"narrador: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        return 0
     except KeyboardInterrupt:
         print("narrador: stopped.", file=sys.stderr)
         return 130

@@ -68,7 +68,7 @@ def find_experiment(name: str) -> tuple[str, Experiment]:
     mapping = dict(mapping)
     base = mapping.pop("base", None)
     if base is not None:
-        if base not in EXPERIMENTS:
+        if not isinstance(base, str) or base not in EXPERIMENTS:
             raise unknown("experiment in 'base'", str(base), EXPERIMENTS)
         mapping = _merge(to_mapping(EXPERIMENTS[base]), mapping)
     label = path.parent.name if path.name == "config.yaml" else path.stem

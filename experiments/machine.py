@@ -23,14 +23,16 @@ def prepare_jax(cpu_devices: int | None = None) -> None:
         jax.config.update("jax_num_cpu_devices", cpu_devices)
     jax.config.update("jax_compilation_cache_dir", str(cache_root() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax logs a traceback beside every error it raises; we tell the error once, in our words.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def environment() -> dict[str, Any]:
     """What a run was made with: versions, revision, devices and the command."""
     import jax
 
-    installed = {}
+    installed: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             installed[package] = importlib.metadata.version(package)

@@ -12,13 +12,13 @@ TINY = Experiment(
     model=small(depth=4),
     tokenizer=TokenizerConfig(vocab_size=2048),
     data=DataConfig(sources=("pydoc",), sequence_length=256),
-    train=TrainConfig(steps=300, batch_size=8),
+    train=TrainConfig(steps=300, batch_size=8, sample_prompt="The value of the"),
 )
 
 # nanoGPT's small CPU setting for single characters, without dropout. Its evaluation draws 20 batches at random;
 # here the whole held-out tenth is evaluated.
 CHAR = Experiment(
-    model=replace(small(depth=4, context_length=64), width=128),
+    model=replace(small(depth=4, context_length=64), width=128, mlp_width=352),
     tokenizer=TokenizerConfig(kind="char"),
     data=DataConfig(sources=("pydoc",), sequence_length=64),
     train=TrainConfig(steps=2000, batch_size=12, learning_rate=1e-3, warmup_steps=100),

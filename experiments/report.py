@@ -1,1 +1,113 @@
-def write_report(run): pass
+"""A run's report: Markdown with its pictures beside it, and one HTML file with them inside."""
+
+import base64
+import json
+import re
+import shlex
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from markdown_it import MarkdownIt
+
+from experiments import pictures
+from experiments.expectation import expectation
+from train.run_directory import RunDirectory, write_atomically
+from train.trained import open_trained
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; display: block; overflow-x: auto } td, th { padding: .25rem .7rem; text-align: left;
+border-bottom: 1px solid #ddd; vertical-align: top } img { max-width: 100% }
+code, pre { font: 13px/1.45 ui-monospace, monospace; background: #f5f5f3 } pre { padding: .7rem; overflow-x: auto }
+td code { white-space: pre-wrap }
+"""
+
+
+def write_report(run: RunDirectory) -> Path:
+    """Write report.md, report.html and pictures/ for a complete run; returns the Markdown's path."""
+    stage = run.stage("pretrain")
+    folder = run.path / "pictures"
+    folder.mkdir(exist_ok=True)
+    metrics, speed = stage.rows("metrics"), stage.rows("speed")
+    trained = open_trained(f"{run.path}:pretrain")
+    table = expectation(trained, run.config()["train"]["sample_prompt"], temperature=1.0, top=10)
+    pictures.loss_curve(metrics, folder / "loss.png")
+    pictures.throughput(speed, folder / "throughput.png")
+    pictures.expectation_bars(table, folder / "expectation.png")
+    text = "\n\n".join(
+        [
+            f"# {run.path.name}",
+            _summary(stage.result or {}),
+            "## Loss\n\nThe held-out text is never trained on.\n\n![loss by step](pictures/loss.png)",
+            "## From noise to text\n\n" + _samples(stage.rows("samples")),
+            f"## What it expects\n\nAfter {_code(table['text'] or 'the start of a document')}: "
+            f"entropy {table['entropy']:.2f} nats, {table['rest']:.1%} on tokens not shown.\n\n"
+            "![probabilities of the next token](pictures/expectation.png)\n\n" + _expectation(table),
+            "## Speed\n\nCompilation, evaluation, samples and checkpoints are left out.\n\n"
+            "![tokens per second by step](pictures/throughput.png)",
+            "## How it was made\n\n" + _provenance(run),
+        ]
+    )
+    target = run.path / "report.md"
+    write_atomically(target, text + "\n")
+    write_atomically(run.path / "report.html", _html(run.path, text))
+    return target
+
+
+def _summary(result: dict[str, Any]) -> str:
+    rows = {
+        "held-out loss": f"{result['validation_loss']:.4f} nats per token",
+        "held-out bits per byte": f"{result['validation_bits_per_byte']:.4f}",
+        "steps": f"{result['steps']:,}",
+        "tokens trained on": f"{result['tokens']:,}",
+        "time": f"{result['seconds']:,.0f} s, from first compilation to last checkpoint",
+        "speed": f"{result['tokens_per_second']:,.0f} tokens per second",
+        "model FLOPs utilization": f"{result['mfu']:.1%}",
+    }
+    return _table(["", ""], [[name, value] for name, value in rows.items()])
+
+
+def _samples(rows: list[dict[str, Any]]) -> str:
+    return _table(["step", "text"], [[f"{row['step']:,}", _code(row["prompt"] + row["text"])] for row in rows])
+
+
+def _expectation(table: dict[str, Any]) -> str:
+    rows = [[_code(repr(row["text"])), f"{row['probability']:.2%}"] for row in table["tokens"]]
+    return _table(["token", "probability"], rows)
+
+
+def _provenance(run: RunDirectory) -> str:
+    environment = json.loads(run.environment_path.read_text())
+    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    return (
+        f"```\n{shlex.join(environment['command'])}\n```\n\nPython {environment['python']}, {packages}; "
+        f"revision {environment['revision']}; devices: {', '.join(environment['devices'])}.\n\n"
+        f"```yaml\n{run.config_path.read_text()}```"
+    )
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+# In a Markdown table's cell nothing of the text may be taken for markup.
+_ESCAPES = {ord(char): f"&#{ord(char)};" for char in "&<>\"'\\|`*_[]~$!"} | {ord("\n"): "<br>"}
+
+
+def _code(text: str) -> str:
+    """Text exactly as it is, control characters as escapes."""
+    shown = "".join(char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in text)
+    return f"<code>{shown.translate(_ESCAPES)}</code>"
+
+
+def _html(folder: Path, markdown: str) -> str:
+    body = MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown)
+
+    def embed(match: re.Match[str]) -> str:
+        data = base64.b64encode((folder / match[1]).read_bytes()).decode()
+        return f'src="data:image/png;base64,{data}"'
+
+    body = re.sub(r'src="(pictures/[^"]+)"', embed, body)
+    return f"<!doctype html><meta charset=utf-8><title>{escape(folder.name)}</title><style>{STYLE}</style>\n{body}"

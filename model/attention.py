@@ -49,7 +49,7 @@ def attend(
     mask: Bool[Array, "B T S"],
 ) -> Float[Array, "B T N H"]:
     """softmax(q k / sqrt(H)) v (Vaswani et al. 2017, equation 1), softmax in at least float32."""
-    batch, length, heads, head_dim = query.shape
+    batch, length, _, head_dim = query.shape
     grouped = query.reshape(batch, length, key.shape[2], -1, head_dim)
     scores = jnp.einsum("BTKGH,BSKH->BKGTS", grouped, key, preferred_element_type=wide(query.dtype))
     scores = jnp.where(mask[:, None, None], scores * head_dim**-0.5, jnp.finfo(scores.dtype).min)

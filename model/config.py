@@ -65,7 +65,8 @@ class ModelConfig:
             divisors = [h for h in range(1, self.width + 1) if self.width % h == 0]
             nearest = min(divisors, key=lambda h: (abs(h - self.heads), h))
             raise UserError(
-                f"model.heads={self.heads} does not divide model.width={self.width}; the nearest that does is {nearest}."
+                f"model.heads={self.heads} does not divide model.width={self.width}; "
+                f"the nearest that does is {nearest}."
             )
         if self.heads % self.key_value_heads:
             raise UserError(f"model.kv_heads={self.kv_heads} does not divide model.heads={self.heads}.")

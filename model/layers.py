@@ -24,7 +24,12 @@ def wide(dtype: jnp.dtype) -> jnp.dtype:
 
 
 def parameter(
-    module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], init: Initializer, dtype: jnp.dtype
+    module: nn.Module,
+    name: str,
+    shape: tuple[int, ...],
+    axes: tuple[str | None, ...],
+    init: Initializer,
+    dtype: jnp.dtype,
 ) -> Array:
     """Declare a float32 parameter once, with shape, logical axes and initializer, and cast it for computing."""
     return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32).astype(dtype)

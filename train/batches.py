@@ -10,15 +10,17 @@ from jaxtyping import Array, Float, Int
 from model.errors import UserError
 from train.corpus import TokenStream
 
+AnyArray = np.ndarray | Array  # made on the host, then placed on devices
+
 
 class Batch(NamedTuple):
     """Rows of tokens. `weights` is 1 where the target counts and 0 on padding."""
 
-    tokens: Int[Array, "B T"]
-    targets: Int[Array, "B T"]
-    positions: Int[Array, "B T"]
-    segments: Int[Array, "B T"]
-    weights: Float[Array, "B T"]
+    tokens: Int[AnyArray, "B T"]
+    targets: Int[AnyArray, "B T"]
+    positions: Int[AnyArray, "B T"]
+    segments: Int[AnyArray, "B T"]
+    weights: Float[AnyArray, "B T"]
 
 
 class PackedRows:
@@ -64,9 +66,7 @@ def cut_pieces(
     return piece_starts, np.minimum(length, np.repeat(starts[1:], counts) - piece_starts)
 
 
-def pack(
-    sizes: Int[np.ndarray, "pieces"], length: int
-) -> tuple[Int[np.ndarray, "pieces"], Int[np.ndarray, "rows+1"]]:
+def pack(sizes: Int[np.ndarray, "pieces"], length: int) -> tuple[Int[np.ndarray, "pieces"], Int[np.ndarray, "rows+1"]]:
     """Best fit, longest first: each piece goes to the fullest row that still has room for it.
 
     Returns:

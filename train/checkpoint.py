@@ -102,7 +102,7 @@ class Checkpoints:
     def _newest(self, items: dict[str, Any]) -> tuple[int, Any] | None:
         """Restore `items` and meta from the newest checkpoint that is whole."""
         steps = sorted(self._manager.all_steps(), reverse=True)
-        failures = []
+        failures: list[tuple[int, str]] = []
         for step in steps:
             damage = self._damage(step)
             if damage is None:

@@ -1,5 +1,6 @@
 """What a run reads and how it learns. Plain data: importing this does not import JAX."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -19,12 +20,14 @@ class DataConfig:
     sequence_length: int = 256
     """Tokens of one row."""
     validation_fraction: float = 0.1
-    """Share of the documents held out; where that makes fewer than ten, this share of the end of each one's text."""
+    """Share of the documents held out: one in every 1/share, rounded. Where that makes fewer than ten: this share
+    of the end of each one's text."""
 
     def __post_init__(self) -> None:
         if not self.sources:
             raise UserError("data.sources is empty; name at least one, such as pydoc.")
-        if self.weights and (len(self.weights) != len(self.sources) or min(self.weights) <= 0):
+        positive = all(math.isfinite(weight) and weight > 0 for weight in self.weights)
+        if self.weights and (len(self.weights) != len(self.sources) or not positive):
             raise UserError(f"data.weights={self.weights} must be one positive number for each of {self.sources}.")
         if self.sequence_length < 1:
             raise UserError(f"data.sequence_length={self.sequence_length} must be at least 1.")
@@ -46,7 +49,7 @@ class TrainConfig:
     """Seeds initial weights, the order of the data and samples."""
 
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """AdamW (Loshchilov & Hutter 2019), or Muon (Jordan et al. 2024) for the layers' matrices with AdamW for the rest."""
+    """AdamW (Loshchilov & Hutter 2019), or Muon (Jordan et al. 2024) for the layers' matrices and AdamW elsewhere."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     muon_learning_rate: float = 0.02
@@ -104,6 +107,8 @@ class TrainConfig:
         for name in ("vocab_chunk", "cpu_devices", "eval_batches"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"train.{name}={getattr(self, name)} must be at least 1.")
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"train.seed={self.seed} must lie in [0, 2**31).")
         if self.batch_size % self.accumulation:
             raise UserError(
                 f"train.accumulation={self.accumulation} does not divide train.batch_size={self.batch_size}."

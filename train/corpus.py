@@ -3,8 +3,9 @@
 import hashlib
 import multiprocessing
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from train.sources import Documents
 TOKENIZER_TRAINING_BYTES = 100_000_000
 DOCUMENTS_PER_TASK = 1000
 PARALLEL_FROM_BYTES = 8_000_000
+Task = tuple[Sequence[bytes], int, int, str]  # documents, first, one past the last, tokenizer.json
 
 
 @dataclass(frozen=True)
@@ -86,20 +88,28 @@ def _tokenized(documents: Sequence[bytes], spec: str, description: str) -> Itera
     probes = [len(documents[index]) for index in range(0, count, max(1, count // 16))]
     with bar(description, count) as advance:
         if sum(probes) / max(1, len(probes)) * count < PARALLEL_FROM_BYTES:
-            yield from _flatten(map(_tokenize_task, tasks), advance)
-            return
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
-            yield from _flatten(pool.map(_tokenize_task, tasks), advance)
+            results: Iterator[list[list[int]]] = map(_tokenize_task, tasks)
+        else:
+            results = _in_processes(tasks, workers)
+        for result in results:
+            yield from result
+            advance(len(result))
 
 
-def _flatten(results: Iterable[list[list[int]]], advance: Callable[..., None]) -> Iterator[list[int]]:
-    for result in results:
-        yield from result
-        advance(len(result))
+def _in_processes(tasks: Iterable[Task], workers: int) -> Iterator[list[list[int]]]:
+    """Results in order, with no more of them waiting than a few for each worker."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
+        pending: deque[Future[list[list[int]]]] = deque()
+        for task in tasks:
+            pending.append(pool.submit(_tokenize_task, task))
+            if len(pending) > 4 * workers:
+                yield pending.popleft().result()
+        for future in pending:
+            yield future.result()
 
 
-def _tokenize_task(task: tuple[Sequence[bytes], int, int, str]) -> list[list[int]]:
+def _tokenize_task(task: Task) -> list[list[int]]:
     documents, start, stop, spec = task
     tokenizer = Tokenizer.from_json(spec)
     return tokenizer.encode_many([documents[index].decode() for index in range(start, stop)])
@@ -110,8 +120,9 @@ def _texts(sources: Sequence[Documents], advance: Callable[..., None]) -> Iterat
     for source in sources:
         left = TOKENIZER_TRAINING_BYTES // len(sources)
         for index in range(len(source.train)):
-            data = source.train[index][: max(0, left)]
+            if left <= 0:
+                break
+            data = source.train[index][:left]
             left -= len(data)
             advance()
-            if data:
-                yield data.decode(errors="ignore")
+            yield data.decode(errors="ignore")

@@ -4,6 +4,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from model.config import ModelConfig
 
@@ -47,24 +48,26 @@ def train_flops_per_token(config: ModelConfig, length: int) -> float:
 
 
 def peak_flops() -> float:
-    """FLOP/s of all devices together: the data sheet's in bfloat16, and on a CPU what a matrix product reaches now."""
+    """FLOP/s of all devices together: the data sheet's in bfloat16; elsewhere what a matrix product reaches now."""
     devices = jax.devices()
     if devices[0].platform == "cpu":
-        return measured_matmul_flops()
-    kinds = [kind for kind in PEAK_FLOPS if devices[0].device_kind.startswith(kind)]
-    if not kinds:
-        return measured_matmul_flops(jnp.bfloat16) * len(devices)
-    return PEAK_FLOPS[max(kinds, key=len)] * len(devices)
+        return measured_matmul_flops(jnp.float32)
+    known = [kind for kind in PEAK_FLOPS if devices[0].device_kind.startswith(kind)]
+    return PEAK_FLOPS[max(known, key=len)] * len(devices) if known else measured_matmul_flops(jnp.bfloat16)
 
 
-def measured_matmul_flops(dtype: jnp.dtype = jnp.float32, size: int = 2048, seconds: float = 0.3) -> float:
-    """FLOP/s of a square matrix product on one device: the median of repeats after a warm-up."""
+def measured_matmul_flops(dtype: jnp.dtype, size: int = 2048, seconds: float = 0.3) -> float:
+    """FLOP/s of square matrix products, one on every device at once: the median of repeats after a warm-up."""
+    mesh = jax.make_mesh((jax.device_count(),), ("device",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec("device"))
+    # Stacked along rows, so that each device has one plain product and no batched one.
+    x = jax.device_put(jnp.full((jax.device_count() * size, size), 0.5, dtype), sharding)
+    y = jax.device_put(jnp.full((size, size), 0.5, dtype), NamedSharding(mesh, PartitionSpec()))
     product = jax.jit(jnp.matmul)
-    x = jax.random.normal(jax.random.key(0), (size, size), dtype)
-    product(x, x).block_until_ready()
+    product(x, y).block_until_ready()
     times: list[float] = []
     while sum(times) < seconds or len(times) < 3:
         start = time.perf_counter()
-        product(x, x).block_until_ready()
+        product(x, y).block_until_ready()
         times.append(time.perf_counter() - start)
-    return 2 * size**3 / sorted(times)[len(times) // 2]
+    return 2 * size**3 * jax.device_count() / sorted(times)[len(times) // 2]

@@ -25,12 +25,12 @@ from train.checkpoint import Checkpoints
 from train.config import TrainConfig
 from train.evaluation import bits_per_byte, evaluate, text_bytes
 from train.flops import peak_flops, train_flops_per_token
-from train.metrics import Metrics
+from train.metrics import Logs
 from train.objective import next_token_loss
 from train.optimizer import learning_rate, make_optimizer
 from train.progress import bar, say
 from train.run_directory import StageDirectory
-from train.step import TrainState, abstract_state, batch_sharding, init_state, place, train_step
+from train.step import Metrics, TrainState, abstract_state, batch_sharding, init_state, place, train_step
 
 SKIPPED_LIMIT = 10
 
@@ -76,7 +76,7 @@ def fit(bench: Workbench) -> dict[str, Any]:
         say(f"continuing from step {counts.step} of {config.steps}.")
     else:
         state, counts = init_state(model, optimizer, bench.mesh, bench.rules, config.seed), Counts()
-    logs = Metrics(bench.directory, counts.step if restored else -1, config.tensorboard)
+    logs = Logs(bench.directory, counts.step if restored else -1, config.tensorboard)
     try:
         with jax.set_mesh(bench.mesh), _stop_on_signal() as stop:
             session = _Session(bench, checkpoints, logs, counts)
@@ -118,7 +118,7 @@ class Counts:
 class _Session:
     """One process's turn at a stage."""
 
-    def __init__(self, bench: Workbench, checkpoints: Checkpoints, logs: Metrics, counts: Counts) -> None:
+    def __init__(self, bench: Workbench, checkpoints: Checkpoints, logs: Logs, counts: Counts) -> None:
         self.bench, self.checkpoints, self.logs, self.counts = bench, checkpoints, logs, counts
         self.sharding = batch_sharding(bench.mesh, bench.rules)
         self.byte_lengths = bench.tokenizer.byte_lengths
@@ -135,16 +135,20 @@ class _Session:
         run_step = self._compile(state)
         with bar("training", config.steps, done=counts.step) as advance:
             window_tokens, window_start = 0, self._tick()
+            metrics: Metrics | None = None
             for step in range(counts.step + 1, config.steps + 1):
                 batch = next(batches)
                 tokens = int(batch.weights.sum())
+                before = metrics
                 state, metrics = run_step(state, place(batch, self.sharding))
+                self._check_healthy(before)  # waits for the step before, while this one is under way
                 counts.step, counts.tokens = step, counts.tokens + tokens
                 window_tokens += tokens
                 last = step == config.steps
                 if not (last or stop or any(step % every == 0 for every in self._intervals())):
                     advance()
                     continue
+                self._check_healthy(metrics)
                 note = self._log(step, metrics, batch, tokens, write=last or step % config.log_every == 0)
                 elapsed = self._tick() - window_start
                 counts.training_tokens += window_tokens
@@ -203,16 +207,18 @@ class _Session:
         say("compiling the training step ...")
         return jax.jit(step, donate_argnums=0).lower(state, batch).compile()
 
-    def _log(self, step: int, metrics: dict[str, Any], batch: Batch, tokens: int, write: bool) -> str:
-        """Wait for the step, write its line, and stop if updates keep failing."""
-        row = {name: value.item() for name, value in metrics.items()}
-        in_a_row = row.pop("skipped_in_a_row")
-        if in_a_row >= SKIPPED_LIMIT:
+    def _check_healthy(self, metrics: Metrics | None) -> None:
+        """Stop where updates keep failing; they change nothing, so the checkpoints stay good."""
+        if metrics is not None and (in_a_row := metrics["skipped_in_a_row"].item()) >= SKIPPED_LIMIT:
             raise UserError(
-                f"{in_a_row} updates in a row had a loss or gradient that is not finite (step {step}); training "
-                f"stopped. The checkpoints under {str(self.bench.directory.checkpoints)!r} are intact. "
-                f"Try a lower train.learning_rate than {self.bench.config.learning_rate}."
+                f"{in_a_row} updates in a row had a loss or gradient that is not finite; training stopped near step "
+                f"{self.counts.step}. The checkpoints under {str(self.bench.directory.checkpoints)!r} are intact. "
+                f"Try a lower train.learning_rate than {self.bench.config.learning_rate:g}."
             )
+
+    def _log(self, step: int, metrics: Metrics, batch: Batch, tokens: int, write: bool) -> str:
+        """Write the step's line; returns what the progress bar shows."""
+        row = {name: value.item() for name, value in metrics.items() if name != "skipped_in_a_row"}
         row["bits_per_byte"] = bits_per_byte(row["loss"] * tokens, text_bytes(batch, self.byte_lengths))
         row["learning_rate"] = float(self.schedule(step - 1))
         if write:
@@ -225,9 +231,7 @@ class _Session:
         bench, config = self.bench, self.bench.config
         prompt = [bench.tokenizer.document_end, *bench.tokenizer.encode(config.sample_prompt)]
         key = jax.random.fold_in(jax.random.key(config.seed), self.counts.step)
-        pieces = stream(
-            bench.model, state.params, prompt, SamplingConfig(), key, config.sample_tokens, {prompt[0]}
-        )
+        pieces = stream(bench.model, state.params, prompt, SamplingConfig(), key, config.sample_tokens, {prompt[0]})
         return bench.tokenizer.decode(token for token, _ in pieces if token != prompt[0])
 
     def _tick(self) -> float:
@@ -257,7 +261,7 @@ def _check_fits(state: TrainState) -> None:
     if available and needed > available:
         raise UserError(
             f"parameters and optimizer state need {needed / 2**30:,.1f} GiB on each device, which has "
-            f"{available / 2**30:,.1f} GiB. Take a smaller preset, or split the state with --mesh.fsdp over more devices."
+            f"{available / 2**30:,.1f} GiB. Take a smaller preset, or split them over more devices with --mesh.fsdp."
         )
 
 

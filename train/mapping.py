@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import functools
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -33,29 +32,26 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
 
     _check_keys(cls, mapping, where, ())
     try:
-        return _adapter(cls).validate_python(dict(mapping), strict=False)
+        return pydantic.TypeAdapter(cls).validate_python(dict(mapping), strict=False)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{where}: {key}={first['input']!r}: {first['msg']}.") from None
 
 
-@functools.cache
-def _adapter(cls: type) -> Any:
-    import pydantic
-
-    return pydantic.TypeAdapter(cls)
-
-
 def _check_keys(cls: type, mapping: Mapping[str, Any], where: str, path: tuple[str, ...]) -> None:
     if not isinstance(mapping, Mapping):
         raise UserError(f"{where}: {'.'.join(path) or 'the file'} must hold keys and values, not {mapping!r}.")
-    fields = {field.name: field.type for field in dataclasses.fields(cls)}
+    fields: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(cls)}
     for key, value in mapping.items():
         if key not in fields:
             nearest = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.5)
             hint = f" Did you mean {'.'.join((*path, nearest[0]))!r}?" if nearest else f" Known: {', '.join(fields)}."
             raise UserError(f"{where}: unknown key {'.'.join((*path, str(key)))!r}.{hint}")
+        if isinstance(value, bool) and fields[key] is not bool:
+            raise UserError(
+                f"{where}: {'.'.join((*path, str(key)))}={value!r} is a truth value, which it does not take."
+            )
         if dataclasses.is_dataclass(fields[key]):
             _check_keys(fields[key], value, where, (*path, key))
 

@@ -32,7 +32,7 @@ class Log:
         self._file.close()
 
 
-class Metrics:
+class Logs:
     """The logs that a training stage writes."""
 
     def __init__(self, directory: StageDirectory, resume_step: int, tensorboard: bool) -> None:

@@ -11,9 +11,7 @@ from model.transformer import Transformer, logits
 from train.batches import Batch
 
 
-def next_token_loss(
-    model: Transformer, params: Any, batch: Batch, vocab_chunk: int | None = None
-) -> Float[Array, ""]:
+def next_token_loss(model: Transformer, params: Any, batch: Batch, vocab_chunk: int | None = None) -> Float[Array, ""]:
     """Summed cross-entropy of a batch's real targets, in nats; divide by `batch.weights.sum()` for the mean."""
     variables = {"params": params}
     hidden, _ = model.apply(variables, batch.tokens, batch.positions, batch.segments, method="hidden")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, emoji=False)
 
 
 def say(line: str) -> None:
@@ -18,12 +18,12 @@ def say(line: str) -> None:
 def bar(description: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
     """A progress bar; yields `advance(n, note="")`. Off a terminal only the start and the end are told."""
     progress = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(elapsed_when_finished=False),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=console,
         disable=not console.is_terminal,
     )
@@ -33,6 +33,8 @@ def bar(description: str, total: int, done: int = 0) -> Iterator[Callable[..., N
         task = progress.add_task(description, total=total, completed=done, note="")
 
         def advance(n: int = 1, note: str | None = None) -> None:
-            progress.update(task, advance=n, **({} if note is None else {"note": note}))
+            if note is not None:
+                progress.update(task, note=note)
+            progress.advance(task, n)
 
         yield advance

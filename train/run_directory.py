@@ -1,10 +1,10 @@
 """The folder that holds everything about a run, and how it is read.
 
-    RUN/config.yaml          the whole config          RUN/report.md, report.html, pictures/
-    RUN/environment.json     versions, revision        RUN/tokenizer.json
-    RUN/STAGE/metrics.jsonl  what was learned: a function of config and seed alone
-    RUN/STAGE/speed.jsonl    how fast: another on every machine
-    RUN/STAGE/samples.jsonl, checkpoints/, result.json (once the stage is complete)
+RUN/config.yaml          the whole config          RUN/report.md, report.html, pictures/
+RUN/environment.json     versions, revision        RUN/tokenizer.json
+RUN/STAGE/metrics.jsonl  what was learned: a function of config and seed alone
+RUN/STAGE/speed.jsonl    how fast: another on every machine
+RUN/STAGE/samples.jsonl, checkpoints/, result.json (once the stage is complete)
 """
 
 import fcntl

@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import importlib.util
 import io
 import itertools
 import json
@@ -51,9 +52,9 @@ def open_source(spec: str, validation_fraction: float) -> Documents:
         paths = _paths(spec, rest)
         documents, content = _text(paths), _hash_files(paths)
     elif kind == "jsonl" and rest:
-        pattern, _, name = rest.partition("#")
-        if not name:
-            raise UserError(f"source {spec!r} does not say which field holds the text; write jsonl:{pattern}#FIELD.")
+        pattern, _, name = rest.rpartition("#")
+        if not pattern or not name:
+            raise UserError(f"source {spec!r} does not say which field holds the text; write jsonl:GLOB#FIELD.")
         paths = _paths(spec, pattern)
         documents, content = _jsonl(paths, name), f"{name} {_hash_files(paths)}"
     else:
@@ -135,24 +136,30 @@ def _pydoc() -> Iterator[str]:
 
 def _text(paths: list[Path]) -> Iterator[str]:
     for path in paths:
-        yield _decode(path, path.read_bytes())
+        text, invalid = _decode(path.read_bytes())
+        _tell_invalid(path, invalid)
+        yield text
 
 
 def _jsonl(paths: list[Path], name: str) -> Iterator[str]:
     for path in paths:
+        invalid = 0
         with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
+            for number, data in enumerate(file, 1):
+                line, replaced = _decode(data)
+                invalid += replaced
                 if not line.strip():
                     continue
                 try:
-                    record = json.loads(_decode(path, line))
-                except json.JSONDecodeError as error:
+                    record = json.loads(line)
+                except (ValueError, RecursionError) as error:
                     raise UserError(f"{path}, line {number}: not JSON ({error}).") from None
                 if not isinstance(record, dict) or not isinstance(record.get(name), str):
                     holds = ", ".join(record) if isinstance(record, dict) else f"a {type(record).__name__}"
                     raise UserError(f"{path}, line {number}: no text field {name!r}; the record has: {holds}.")
                 # A lone surrogate is legal in JSON and has no UTF-8.
                 yield record[name].encode("utf-8", errors="replace").decode()
+        _tell_invalid(path, invalid)
 
 
 def _tfds(spec: str, name: str, fraction: float) -> Documents:
@@ -162,8 +169,13 @@ def _tfds(spec: str, name: str, fraction: float) -> Documents:
     tfds.disable_progress_bar()
     root = os.environ.get("TFDS_DATA_DIR", str(Path("~/tensorflow_datasets").expanduser()))
     try:
-        builder = tfds.builder(name, data_dir=root)
+        try:
+            builder = tfds.builder(name, data_dir=root)
+        except (AssertionError, ValueError) as error:  # no such version, config or name
+            raise UserError(f"source {spec!r}: {str(error).splitlines()[0]}") from None
         if not Path(builder.data_dir).exists():
+            if importlib.util.find_spec("tensorflow") is None:
+                raise ImportError("there is no TensorFlow")
             builder = tfds.builder(name, data_dir=root, file_format="array_record")
             say(f"preparing {spec} under {builder.data_dir}")
             builder.download_and_prepare()
@@ -191,7 +203,10 @@ def _tfds(spec: str, name: str, fraction: float) -> Documents:
         train, validation = hold_out(train, fraction)
     else:
         validation = Field(sources[held_out], field)
+    # The info tells sizes and counts only; the files' times tell a dataset that was prepared again.
     info = (Path(builder.data_dir) / "dataset_info.json").read_text()
+    files = sorted(Path(builder.data_dir).glob("*.array_record*"))
+    info += str([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files])
     return Documents(spec, _hash(f"{field} {held_out or fraction} {info}"), train, validation)
 
 
@@ -201,8 +216,8 @@ def _write_dataset(spec: str, directory: Path, documents: Iterator[str]) -> None
 
     tfds.disable_progress_bar()
     texts = ({"text": text} for text in documents if text.strip())
-    first = next(texts, None)
-    if first is None:
+    first = list(itertools.islice(texts, 1))
+    if not first:
         raise UserError(f"source {spec!r} holds no text.")
 
     # A dataset of the user's, not one for TFDS's list of names.
@@ -220,14 +235,15 @@ def _write_dataset(spec: str, directory: Path, documents: Iterator[str]) -> None
                 return {"train": self._generate_examples()}
 
             def _generate_examples(self) -> Iterator[tuple[int, dict[str, str]]]:
-                return enumerate(itertools.chain([first], texts))
+                return enumerate(itertools.chain(first, texts))
 
     with redirect_stdout(io.StringIO()):  # TFDS prints where it writes
         Builder(data_dir=str(directory), file_format="array_record").download_and_prepare()
 
 
 def _paths(spec: str, pattern: str) -> list[Path]:
-    paths = [path for path in map(Path, sorted(glob.glob(pattern, recursive=True))) if path.is_file()]
+    matches = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
+    paths = [path for path in map(Path, matches) if path.is_file()]
     if not paths:
         raise UserError(f"source {spec!r}: no file matches {pattern!r}.")
     for path in paths:
@@ -239,14 +255,18 @@ def _paths(spec: str, pattern: str) -> list[Path]:
     return paths
 
 
-def _decode(path: Path, data: bytes) -> str:
+def _decode(data: bytes) -> tuple[str, int]:
+    """Text without a byte-order mark, and how many bytes were no UTF-8 and became U+FFFD."""
     try:
-        return data.decode()
+        return data.decode("utf-8-sig"), 0
     except UnicodeDecodeError:
-        text = data.decode("utf-8", errors="surrogateescape")
-        invalid = sum("\udc80" <= char <= "\udcff" for char in text)
-        say(f"{path}: {invalid} bytes are not UTF-8; they are replaced by U+FFFD.")
-        return data.decode("utf-8", errors="replace")
+        escaped = data.decode("utf-8", errors="surrogateescape")
+        return data.decode("utf-8-sig", errors="replace"), sum("\udc80" <= char <= "\udcff" for char in escaped)
+
+
+def _tell_invalid(path: Path, count: int) -> None:
+    if count:
+        say(f"{path}: {count} bytes are not UTF-8; they are replaced by U+FFFD.")
 
 
 def _hash_files(paths: list[Path]) -> str:
@@ -259,5 +279,3 @@ def _hash_files(paths: list[Path]) -> str:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-

@@ -97,7 +97,7 @@ def train_step(
         # Every part takes rows from every device: a row stays where it is.
         parts = jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
         (loss, grads), _ = jax.lax.scan(add, zeros, parts)
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -128,9 +128,8 @@ def batch_sharding(mesh: Mesh, rules: ShardingRules) -> NamedSharding:
 
 def place(batch: Batch, sharding: NamedSharding) -> Batch:
     """Put a host batch on the mesh; each process hands over only the rows its devices hold."""
-    return Batch(
-        *(
-            jax.make_array_from_callback(array.shape, sharding, lambda index, array=array: array[index])
-            for array in map(np.asarray, batch)
-        )
-    )
+
+    def put(array: np.ndarray) -> Array:
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return Batch(*map(put, map(np.asarray, batch)))

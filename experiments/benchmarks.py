@@ -1,0 +1,164 @@
+"""Measurements of speed, each beside what this machine could do at most, taken in the same run."""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.config import Experiment
+from model.attention import init_cache
+from model.decode import decode_step, prefill
+from model.sharding import ShardingRules, make_mesh
+from model.transformer import Transformer, count_parameters
+from train.batches import Batch
+from train.flops import measured_matmul_flops, train_flops_per_token
+from train.loop import compute_dtype
+from train.optimizer import make_optimizer
+from train.step import batch_sharding, init_state, place, train_step
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, least and most of repeated measurements."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> "Spread":
+        """The spread of `values`."""
+        return cls(statistics.median(values), min(values), max(values))
+
+
+def seconds_of(work: Callable[[], Any], repeats: int, warmup: int = 1) -> list[float]:
+    """Wall time of each repeat of `work`, which must wait for its result."""
+    times = []
+    for index in range(warmup + repeats):
+        start = time.perf_counter()
+        work()
+        if index >= warmup:
+            times.append(time.perf_counter() - start)
+    return times
+
+
+def measured_memory_read(size: int = 1 << 28, repeats: int = 5) -> float:
+    """Bytes a second that a sum over `size` bytes of float32 reads; the median."""
+    x = jnp.ones(size // 4, jnp.float32)
+    total = jax.jit(jnp.sum)
+    return size / statistics.median(seconds_of(lambda: total(x).block_until_ready(), repeats))
+
+
+def bench_train(experiment: Experiment, vocab_size: int, repeats: int) -> dict[str, Any]:
+    """Training steps of an experiment's shape on random tokens, against the machine's matrix product."""
+    config = replace(experiment.model, vocab_size=experiment.model.vocab_size or vocab_size)
+    train, length = experiment.train, experiment.data.sequence_length
+    mesh, rules = make_mesh(experiment.mesh), ShardingRules()
+    model, optimizer = Transformer(config, rules, compute_dtype(train.precision)), make_optimizer(train)
+    shape = (train.batch_size, length)
+    tokens = jax.random.randint(jax.random.key(0), shape, 0, config.vocabulary)
+    positions = jnp.broadcast_to(jnp.arange(length), shape)
+    batch = Batch(tokens, jnp.roll(tokens, -1, 1), positions, jnp.ones_like(tokens), jnp.ones(shape))
+    step = partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        accumulation=train.accumulation,
+        vocab_chunk=train.vocab_chunk,
+    )
+    with jax.set_mesh(mesh):
+        batch = place(batch, batch_sharding(mesh, rules))
+        state = init_state(model, optimizer, mesh, rules, seed=0)
+        start = time.perf_counter()
+        compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+        compile_seconds = time.perf_counter() - start
+
+        def work() -> None:
+            nonlocal state
+            state, metrics = compiled(state, batch)
+            metrics["loss"].block_until_ready()
+
+        before = measured_matmul_flops(model.dtype)
+        times = seconds_of(work, repeats, warmup=2)
+        after = measured_matmul_flops(model.dtype)
+    rate = Spread.of([tokens.size / seconds for seconds in times])
+    flops, ceiling = train_flops_per_token(config, length), (before + after) / 2
+    return {
+        "batch": train.batch_size,
+        "length": length,
+        "parameters": count_parameters(config),
+        "tokens_per_second": rate.median,
+        "tokens_per_second_least": rate.least,
+        "tokens_per_second_most": rate.most,
+        "flops_per_token": flops,
+        "matmul_flops": ceiling,
+        "matmul_share": rate.median * flops / ceiling,
+        "compile_seconds": compile_seconds,
+    }
+
+
+def bench_decode(experiment: Experiment, vocab_size: int, batch: int, repeats: int) -> dict[str, Any]:
+    """Cached decoding of half a context after a prompt of the other half, against the machine's memory.
+
+    Each token must at least read every parameter once for the batch, and each sequence's cache.
+    """
+    config = replace(experiment.model, vocab_size=experiment.model.vocab_size or vocab_size, scan=False, remat="none")
+    model = Transformer(config, dtype=compute_dtype(experiment.train.precision))
+    length = config.context_length
+    prompt = jnp.zeros((batch, length // 2), jnp.int32)
+    params = jax.jit(model.init)(jax.random.key(0), prompt)["params"]
+    params = jax.tree.map(lambda leaf: leaf.value, params, is_leaf=lambda leaf: hasattr(leaf, "value"))
+    steps = length - length // 2
+
+    def work() -> None:
+        cache = init_cache(config, batch, length, model.dtype)
+        logits, cache = prefill(model, params, prompt, jnp.full(batch, length // 2), cache)
+        logits.block_until_ready()
+        start = time.perf_counter()
+        for index in range(steps):
+            token = jnp.argmax(logits, -1)
+            logits, cache = decode_step(model, params, token, jnp.full(batch, length // 2 + index), cache)
+        logits.block_until_ready()
+        times.append(time.perf_counter() - start)
+
+    times: list[float] = []
+    ceiling = measured_memory_read()
+    seconds_of(work, repeats)
+    rate = Spread.of([batch * steps / seconds for seconds in times[1:]])
+    cache_bytes = 2 * config.layers * config.key_value_heads * config.head_dim * length * model.dtype.itemsize
+    read = count_parameters(config) * 4 + batch * cache_bytes * 3 / 4  # on average three quarters are filled
+    return {
+        "batch": batch,
+        "parameters": count_parameters(config),
+        "tokens_per_second": rate.median,
+        "tokens_per_second_least": rate.least,
+        "tokens_per_second_most": rate.most,
+        "bytes_per_step": read,
+        "memory_bytes_per_second": ceiling,
+        "memory_share": rate.median / batch * read / ceiling,
+    }
+
+
+STARTUPS = {
+    "python": ["-c", "pass"],
+    "narrador --help": ["-m", "experiments.cli", "--help"],
+    "narrador config show tiny": ["-m", "experiments.cli", "config", "show", "tiny"],
+    "narrador run tiny --help": ["-m", "experiments.cli", "run", "tiny", "--help"],
+    "import jax": ["-c", "import jax; jax.devices()"],
+}
+
+
+def bench_startup(repeats: int) -> dict[str, Spread]:
+    """Seconds from a cold process to its end, for commands that train nothing; bare Python is the floor."""
+    found = {}
+    for name, arguments in STARTUPS.items():
+        run = partial(subprocess.run, [sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+        found[name] = Spread.of(seconds_of(run, repeats))
+    return found

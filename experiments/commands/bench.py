@@ -1,0 +1,128 @@
+"""`narrador bench train|decode|startup`: speed on this machine, beside its own ceilings."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from model.errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class Train:
+    """Training steps on random tokens, as a share of the machine's matrix product."""
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ("tiny", "char")
+    """Experiments whose shapes are measured."""
+    repeats: int = 10
+    """Steps measured, after two to warm up."""
+    cpu_devices: int | None = None
+    """Devices that a CPU poses as. None: one."""
+    json: bool = False
+    """Print one JSON object on the last line of stdout."""
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Cached decoding, as a share of the machine's memory read."""
+
+    name: Annotated[str, tyro.conf.Positional] = "tiny"
+    """Experiment whose model is measured."""
+    batches: tuple[int, ...] = (1, 8, 32)
+    """Sequences decoded together."""
+    repeats: int = 3
+    """Texts measured, after one to warm up."""
+    json: bool = False
+    """Print one JSON object on the last line of stdout."""
+
+
+@dataclass(frozen=True)
+class Startup:
+    """Seconds that commands take which train nothing."""
+
+    repeats: int = 5
+    """Processes measured of each, after one to warm up."""
+    json: bool = False
+    """Print one JSON object on the last line of stdout."""
+
+
+VERBS = {"train": Train, "decode": Decode, "startup": Startup}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse, measure, show."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: narrador bench train [NAMES ...] | decode [NAME] | startup")
+        return
+    if argv[0] not in VERBS:
+        raise unknown("benchmark", argv[0], VERBS)
+    arguments: Any = tyro.cli(VERBS[argv[0]], prog=f"narrador bench {argv[0]}", args=list(argv[1:]))
+    if arguments.repeats < 1:
+        raise UserError(f"--repeats {arguments.repeats} must be at least 1.")
+    measure = {"train": _train, "decode": _decode, "startup": _startup}[argv[0]]
+    found = measure(arguments)
+    if arguments.json:
+        print(json.dumps(found))
+
+
+def _vocabulary(experiment: Any) -> int:
+    """Rows of the embedding where only a trained tokenizer would know: its limit, or some hundred characters."""
+    return experiment.tokenizer.vocab_size if experiment.tokenizer.kind == "bpe" else 350
+
+
+def _train(arguments: Train) -> dict[str, Any]:
+    from experiments.config import find_experiment
+    from experiments.machine import prepare_jax
+
+    shapes = [find_experiment(name) for name in arguments.names]
+    prepare_jax(arguments.cpu_devices)
+    from experiments.benchmarks import bench_train, measured_memory_read
+
+    found = []
+    for name, experiment in shapes:
+        row = {"name": name, **bench_train(experiment, _vocabulary(experiment), arguments.repeats)}
+        found.append(row)
+        if not arguments.json:
+            print(
+                f"{name}: {row['tokens_per_second']:,.0f} tokens/s ({row['tokens_per_second_least']:,.0f} to "
+                f"{row['tokens_per_second_most']:,.0f}), {row['matmul_share']:.0%} of the machine's matrix product "
+                f"({row['matmul_flops'] / 1e9:,.0f} GFLOP/s); {row['parameters']:,} parameters, "
+                f"{row['batch']} x {row['length']} tokens"
+            )
+    return {"shapes": found, "memory_bytes_per_second": measured_memory_read()}
+
+
+def _decode(arguments: Decode) -> dict[str, Any]:
+    from experiments.config import find_experiment
+    from experiments.machine import prepare_jax
+
+    if min(arguments.batches, default=0) < 1:
+        raise UserError(f"--batches {arguments.batches} must be numbers of at least 1.")
+    _, experiment = find_experiment(arguments.name)
+    prepare_jax()
+    from experiments.benchmarks import bench_decode
+
+    found = []
+    for batch in arguments.batches:
+        row = bench_decode(experiment, _vocabulary(experiment), batch, arguments.repeats)
+        found.append(row)
+        if not arguments.json:
+            print(
+                f"{arguments.name}, {batch} at a time: {row['tokens_per_second']:,.0f} tokens/s "
+                f"({row['tokens_per_second_least']:,.0f} to {row['tokens_per_second_most']:,.0f}), "
+                f"{row['memory_share']:.0%} of the machine's memory read "
+                f"({row['memory_bytes_per_second'] / 1e9:,.1f} GB/s)"
+            )
+    return {"name": arguments.name, "batches": found}
+
+
+def _startup(arguments: Startup) -> dict[str, Any]:
+    from experiments.benchmarks import bench_startup
+
+    found = {name: asdict(spread) for name, spread in bench_startup(arguments.repeats).items()}
+    if not arguments.json:
+        for name, spread in found.items():
+            print(f"{name:<28}{spread['median']:6.2f} s ({spread['least']:.2f} to {spread['most']:.2f})")
+    return {"seconds": found}

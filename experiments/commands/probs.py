@@ -1,0 +1,55 @@
+"""`narrador probs TEXT`: what a trained model expects after a text."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from model.errors import UserError
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The likeliest next tokens after a text, with their probabilities."""
+
+    text: Annotated[str, tyro.conf.Positional]
+    """What the model reads first; '' is the start of a document."""
+    run: str | None = None
+    """DIR or DIR:STAGE of a run. None: the latest under runs/."""
+    top: int = 10
+    """How many tokens to show."""
+    temperature: float = 1.0
+    """Divides the logits; 0 puts everything on the likeliest."""
+    json: bool = False
+    """Print one JSON object on the last line of stdout."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse, ask, show."""
+    arguments = tyro.cli(Arguments, prog="narrador probs", args=list(argv))
+    if arguments.top < 1:
+        raise UserError(f"--top {arguments.top} must be at least 1.")
+    from experiments.machine import prepare_jax
+
+    prepare_jax()
+    from experiments.expectation import expectation
+    from train.trained import open_trained
+
+    table = expectation(open_trained(arguments.run), arguments.text, arguments.temperature, arguments.top)
+    if arguments.json:
+        print(json.dumps(table, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(box=None, show_header=False, pad_edge=False)
+    largest = max(row["probability"] for row in table["tokens"])
+    for row in table["tokens"]:
+        bar = "█" * max(1, round(30 * row["probability"] / largest)) if row["probability"] > 0 else ""
+        grid.add_row(repr(row["text"])[1:-1].replace(" ", "·"), f"{row['probability']:7.2%}", f"[cyan]{bar}[/cyan]")
+    grid.add_row("[dim]the rest[/dim]", f"{table['rest']:7.2%}", "")
+    console = Console(highlight=False)
+    console.print(grid)
+    console.print(f"entropy {table['entropy']:.3f} nats at temperature {table['temperature']:g}")

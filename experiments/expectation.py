@@ -1,0 +1,41 @@
+"""The table of what a model expects next: shown by `probs`, printed in reports."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from model.config import SamplingConfig
+from model.decode import read
+from model.sampling import distribution, entropy
+from train.progress import say
+from train.trained import Trained
+
+
+def expectation(trained: Trained, text: str, temperature: float, top: int) -> dict[str, Any]:
+    """The `top` likeliest next tokens after `text`, as the JSON of `narrador probs`.
+
+    Returns:
+        text, temperature, entropy (nats, of the whole distribution), tokens (id, text, probability; likeliest
+        first) and rest (the probability of all other tokens).
+    """
+    sampling = SamplingConfig(temperature=temperature)
+    tokenizer = trained.tokenizer
+    tokens = [tokenizer.document_end, *tokenizer.encode(text)]
+    context = trained.model.config.context_length
+    if len(tokens) > context:
+        say(f"the text has {len(tokens)} tokens; the model reads the last {context}.")
+    logits, _, _ = read(trained.model, trained.params, tokens)
+    probabilities = distribution(logits[0], sampling)
+    ids = np.argsort(-np.asarray(probabilities), kind="stable")[:top]
+    shown = [
+        {"id": int(token), "text": tokenizer.token_text(int(token)), "probability": float(probabilities[token])}
+        for token in ids
+    ]
+    return {
+        "text": text,
+        "temperature": temperature,
+        "entropy": float(entropy(probabilities)),
+        "tokens": shown,
+        "rest": max(0.0, float(1 - jnp.sum(probabilities[ids]))),
+    }

@@ -1,0 +1,64 @@
+"""Pictures for reports, drawn without a screen. Each function writes one PNG."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+BLUE, ORANGE, GREY = "#2f6db3", "#d9782d", "#8a8a8a"
+Rows = Sequence[Mapping[str, Any]]
+
+
+def loss_curve(rows: Rows, target: Path) -> None:
+    """Training loss by step, and the held-out loss where it was measured."""
+    figure, axes = _axes("step", "loss (nats per token)")
+    training = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
+    held_out = [(row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row]
+    if training:
+        axes.plot(*zip(*training, strict=True), color=BLUE, linewidth=1, alpha=0.8, label="training batches")
+    axes.plot(*zip(*held_out, strict=True), color=ORANGE, marker="o", markersize=4, label="held-out text")
+    for step, loss in held_out[-1:]:
+        axes.annotate(f"{loss:.3f}", (step, loss), textcoords="offset points", xytext=(-4, 8), ha="right", color=ORANGE)
+    axes.legend(frameon=False)
+    _save(figure, target)
+
+
+def throughput(rows: Rows, target: Path) -> None:
+    """Tokens a second by step."""
+    figure, axes = _axes("step", "tokens per second")
+    axes.plot([row["step"] for row in rows], [row["tokens_per_second"] for row in rows], color=BLUE, linewidth=1)
+    axes.set_ylim(bottom=0)
+    _save(figure, target)
+
+
+def expectation_bars(table: Mapping[str, Any], target: Path) -> None:
+    """The likeliest next tokens as horizontal bars, likeliest on top."""
+    figure, axes = _axes("probability", "")
+    tokens = list(reversed(table["tokens"]))
+    # A dollar sign would start mathematics.
+    labels = [repr(row["text"]).replace("$", r"\$") for row in tokens]
+    places = range(len(tokens))
+    bars = axes.barh(places, [100 * row["probability"] for row in tokens], color=BLUE)
+    axes.set_yticks(places, labels, family="monospace")
+    axes.bar_label(bars, fmt="%.1f%%", padding=3, color=GREY)
+    axes.xaxis.set_major_formatter("{x:g}%")
+    axes.margins(x=0.12)
+    _save(figure, target)
+
+
+def _axes(x: str, y: str) -> Any:
+    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    return figure, axes
+
+
+def _save(figure: Any, target: Path) -> None:
+    figure.savefig(target, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,117 @@
+"""What knows the answer: the table of rules, read by hand. No devices but one: meshes are abstract."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+
+from model.config import MeshConfig
+from model.errors import UserError
+from model.sharding import MESH_AXES, ShardingRules, constrain, logical_axes, make_mesh, state_shardings
+from model.transformer import Transformer
+from tests.model.families import FAMILIES, full_pass, model_and_parameters, random_tokens
+
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def axes_and_shapes(family):
+    boxed = jax.eval_shape(Transformer(FAMILIES[family]).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    return logical_axes(boxed)["params"], nn.unbox(boxed)["params"]
+
+
+def test_spec_maps_each_axis():
+    rules = ShardingRules()
+    assert rules.spec(("batch", "sequence")) == PartitionSpec(("data", "fsdp"), None)
+    assert rules.spec(("vocab", "embed")) == PartitionSpec("tensor", "fsdp")
+    assert rules.spec(("layers", "embed", "heads", "head_dim")) == PartitionSpec(None, "fsdp", "tensor", None)
+    assert rules.spec((None, "embed")) == PartitionSpec(None, "fsdp")
+    assert rules.spec(()) == PartitionSpec()
+
+
+@pytest.mark.parametrize(
+    ("rules", "axes"),
+    [
+        (ShardingRules(embed="tensor"), ("embed", "mlp")),
+        (ShardingRules(), ("heads", "kv_heads")),
+        (ShardingRules(), ("batch", "embed")),  # batch is split over data and fsdp
+    ],
+)
+def test_two_axes_on_one_mesh_axis_are_both_named(rules, axes):
+    with pytest.raises(UserError) as caught:
+        rules.spec(axes)
+    assert all(repr(axis) in str(caught.value) for axis in axes)
+
+
+def test_an_unknown_axis_is_named():
+    with pytest.raises(UserError, match=r"'embedd'.*embed"):
+        ShardingRules().spec(("embedd",))
+
+
+def test_make_mesh_on_one_device():
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    assert mesh.axis_names == MESH_AXES
+    assert dict(mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (MeshConfig(data=3), ["data=3", "1 devices"]),
+        (MeshConfig(data=-1, tensor=2), ["tensor=2", "1 devices"]),
+        (MeshConfig(data=-1, fsdp=-1), ["at most one", "fsdp=-1"]),
+        (MeshConfig(data=0), ["at least 1", "data=0"]),
+        (MeshConfig(tensor=-2), ["at least 1", "tensor=-2"]),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_an_error(config, words):
+    with pytest.raises(UserError) as caught:
+        make_mesh(config, jax.devices()[:1])
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_constrain_without_a_mesh_does_nothing():
+    x = jnp.ones((2, 3))
+    assert constrain(x, ShardingRules(), "batch", "sequence") is x
+
+
+@every_family
+def test_every_parameter_names_every_dimension(family):
+    axes, shapes = axes_and_shapes(family)
+    pairs = jax.tree.map(
+        lambda names, shape: (names, shape), axes, shapes, is_leaf=lambda leaf: isinstance(leaf, tuple)
+    )
+    for names, shape in jax.tree.leaves(pairs, is_leaf=lambda leaf: isinstance(leaf, tuple)):
+        assert len(names) == len(shape.shape)
+        ShardingRules().spec(names)
+    assert axes["layers"]["mlp"]["up"] == ("layers", "embed", "mlp")
+
+
+def test_optimizer_moments_are_split_like_their_parameters_and_counters_are_whole():
+    axes, shapes = axes_and_shapes("llama")
+    mesh = AbstractMesh((1, 2, 2), MESH_AXES)
+    state = {"params": shapes, "opt": jax.eval_shape(optax.adam(1e-3).init, shapes)}
+    placed = state_shardings(mesh, ShardingRules(embed="fsdp", vocab=None), axes, state)
+    adam = placed["opt"][0]
+    assert adam.count == NamedSharding(mesh, PartitionSpec())
+    assert adam.mu == adam.nu == placed["params"]
+    query = placed["params"]["layers"]["attention"]["query"]
+    assert query.spec == PartitionSpec(None, "fsdp", "tensor", None)
+
+
+def test_a_dimension_that_does_not_divide_names_array_and_axis():
+    axes, shapes = axes_and_shapes("llama")  # 61 rows of embedding do not divide by 2
+    with pytest.raises(UserError) as caught:
+        state_shardings(AbstractMesh((1, 1, 2), MESH_AXES), ShardingRules(), axes, {"params": shapes})
+    for word in ("params.embedding", "'vocab'", "61", "60", "62", "2 devices"):
+        assert word in str(caught.value)
+
+
+def test_a_mesh_of_one_device_changes_no_logit():
+    model, params = model_and_parameters(FAMILIES["llama"])
+    tokens = random_tokens(2, 8)
+    plain = full_pass(model, params, tokens)
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+        np.testing.assert_allclose(full_pass(model, params, tokens), plain, atol=1e-6)

@@ -1,0 +1,1 @@
+"""What knows the answer independently of us."""

@@ -1,0 +1,99 @@
+"""Updates against hand calculations, schedules against their formulas."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from train.config import TrainConfig
+from train.optimizer import is_matrix, learning_rate, make_optimizer, muon_dimensions
+
+# One layer's worth of each kind of parameter, stacked over two layers.
+PARAMS = {
+    "embedding": jnp.full((3, 4), 2.0),
+    "layers": {
+        "attention": {
+            "query": jnp.full((2, 4, 2, 2), 1.0),
+            "query_bias": jnp.full((2, 2, 2), 1.0),
+            "output": jnp.full((2, 2, 2, 4), 1.0),
+        },
+        "mlp_norm": {"scale": jnp.full((2, 4), 1.0)},
+    },
+}
+
+
+def test_adamw_step_by_hand():
+    config = TrainConfig(steps=10, warmup_steps=0, learning_rate=0.1, weight_decay=0.5, clip_norm=1e9, epsilon=1e-3)
+    optimizer = make_optimizer(config)
+    grads = jax.tree.map(lambda leaf: jnp.full_like(leaf, 3.0), PARAMS)
+    updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
+    # First step: m / (1 - beta1) = g and v / (1 - beta2) = g^2, so the step is g / (|g| + eps).
+    adam = 3.0 / (3.0 + 1e-3)
+    attention, norm = updates["layers"]["attention"], updates["layers"]["mlp_norm"]
+    np.testing.assert_allclose(attention["query"], -0.1 * (adam + 0.5 * 1.0), rtol=1e-5)
+    np.testing.assert_allclose(updates["embedding"], -0.1 * (adam + 0.5 * 2.0), rtol=1e-5)
+    np.testing.assert_allclose(attention["query_bias"], -0.1 * adam, rtol=1e-5)
+    np.testing.assert_allclose(norm["scale"], -0.1 * adam, rtol=1e-5)
+
+
+def test_long_gradients_are_scaled_to_the_clip_norm():
+    config = TrainConfig(steps=10, warmup_steps=0, weight_decay=0.0, clip_norm=1.0, epsilon=1e3, learning_rate=1.0)
+    optimizer = make_optimizer(config)
+    grads = jax.tree.map(lambda leaf: jnp.full_like(leaf, 3.0), PARAMS)
+    count = sum(leaf.size for leaf in jax.tree.leaves(PARAMS))
+    updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
+    # With a huge epsilon the step is about g / eps: proportional to the clipped gradient, of norm 1.
+    np.testing.assert_allclose(updates["embedding"], -(1 / np.sqrt(count)) / 1e3, rtol=1e-3)
+
+
+def test_decay_is_for_matrices_only():
+    masks = is_matrix(PARAMS)
+    assert masks["embedding"]
+    assert masks["layers"]["attention"] == {"query": True, "query_bias": False, "output": True}
+    assert not masks["layers"]["mlp_norm"]["scale"]
+
+
+def test_muon_takes_orthogonal_steps_in_each_layers_matrices():
+    config = TrainConfig(
+        steps=10, warmup_steps=0, optimizer="muon", muon_learning_rate=1.0, weight_decay=0.0, clip_norm=1e9
+    )
+    optimizer = make_optimizer(config)
+    rng = np.random.default_rng(0)
+    grads = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), PARAMS)
+    updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
+    for name, shape in (("query", (4, 4)), ("output", (4, 4))):
+        for layer in updates["layers"]["attention"][name]:
+            # Five Newton-Schulz steps with Jordan's coefficients bring singular values into about (0.7, 1.2).
+            singular = np.linalg.svd(np.asarray(layer).reshape(shape), compute_uv=False)
+            assert singular.min() > 0.4
+            assert singular.max() < 1.4
+    dimensions = muon_dimensions(PARAMS)
+    assert dimensions["embedding"] is None
+    assert dimensions["layers"]["mlp_norm"]["scale"] is None
+    assert dimensions["layers"]["attention"]["query_bias"] is None
+
+
+def test_cosine_schedule():
+    config = TrainConfig(steps=110, warmup_steps=10, learning_rate=2.0, final_learning_rate=0.1)
+    rate = learning_rate(config, config.learning_rate)
+    assert float(rate(0)) == 0
+    assert float(rate(5)) == pytest.approx(1.0)
+    assert float(rate(10)) == pytest.approx(2.0)
+    assert float(rate(60)) == pytest.approx(0.2 + 1.8 / 2)  # half-way: the mean of peak and end
+    assert float(rate(110)) == pytest.approx(0.2)
+
+
+def test_warmup_stable_decay_schedule():
+    config = TrainConfig(steps=100, warmup_steps=10, learning_rate=2.0, final_learning_rate=0.0, schedule="wsd")
+    rate = learning_rate(config, config.learning_rate)
+    assert [float(rate(step)) for step in (0, 5, 10, 50, 80)] == pytest.approx([0, 1, 2, 2, 2])
+    assert float(rate(90)) == pytest.approx(1.0)
+    assert float(rate(100)) == pytest.approx(0.0)
+
+
+def test_schedules_shorter_than_their_warmup_do_not_break():
+    for schedule in ("cosine", "wsd"):
+        rate = learning_rate(replace(TrainConfig(), steps=3, warmup_steps=50, schedule=schedule), 1.0)
+        assert all(np.isfinite(float(rate(step))) for step in range(5))

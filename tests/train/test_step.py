@@ -1,0 +1,69 @@
+"""The training step against itself done another way: in parts, on two devices, and with broken numbers."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from model.config import MeshConfig
+from tests.train.tiny import CONFIG, TRAIN, random_batch, run_steps
+
+BATCHES = [random_batch(seed) for seed in range(3)]
+
+
+def worst(a, b):
+    """Largest difference between two trees, on the scale of the larger numbers."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(float(np.abs(np.asarray(x) - np.asarray(y)).max()) for x, y in pairs)
+
+
+def test_accumulation_equals_the_large_batch():
+    whole, whole_metrics, _ = run_steps(BATCHES)
+    # Parts hold different numbers of real tokens, so a mean of means would differ.
+    parts, parts_metrics, _ = run_steps(BATCHES, replace(TRAIN, accumulation=4))
+    for a, b in zip(whole_metrics, parts_metrics, strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+    assert worst(whole.params, parts.params) < 1e-5
+
+
+@pytest.mark.parametrize("mesh", [MeshConfig(data=2), MeshConfig(fsdp=2), MeshConfig(tensor=2)])
+def test_two_devices_equal_one(mesh):
+    one, one_metrics, _ = run_steps(BATCHES)
+    two, two_metrics, built = run_steps(BATCHES, mesh_config=mesh)
+    assert built.devices.size == 2
+    for a, b in zip(one_metrics, two_metrics, strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+    assert worst(one.params, two.params) < 1e-5
+
+
+@pytest.mark.parametrize(("axis", "dimension"), [("fsdp", 2), ("tensor", 1)])
+def test_parameters_and_moments_are_split_as_the_rules_say(axis, dimension):
+    state, _, _ = run_steps(BATCHES[:1], mesh_config=MeshConfig(**{axis: 2}))
+    kernel = state.params["layers"]["mlp"]["down"]  # [layers, mlp, embed]
+    moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == kernel.shape]
+    assert len(moments) == 2
+    for array in (kernel, *moments):
+        assert array.sharding.shard_shape(array.shape)[dimension] == array.shape[dimension] // 2
+
+
+def test_a_loss_that_is_not_finite_skips_the_update_and_is_counted():
+    poisoned = BATCHES[1]._replace(weights=BATCHES[1].weights * np.float32("nan"))
+    clean, _, _ = run_steps([BATCHES[0]])
+    skipped, metrics, _ = run_steps([BATCHES[0], poisoned, poisoned])
+    assert worst((clean.params, clean.opt_state), (skipped.params, skipped.opt_state)) == 0
+    assert [row["skipped_in_a_row"] for row in metrics] == [0, 1, 2]
+    after, metrics, _ = run_steps([BATCHES[0], poisoned, BATCHES[2]])
+    assert (int(after.step), int(after.skipped), int(after.skipped_in_a_row)) == (3, 1, 0)
+    assert worst(clean.params, after.params) > 0
+
+
+def test_training_lowers_the_loss_of_what_it_sees():
+    _, metrics, _ = run_steps([BATCHES[0]] * 20)
+    assert metrics[0]["loss"] == pytest.approx(np.log(CONFIG.vocab_size), rel=0.02)
+    assert metrics[-1]["loss"] < 0.85 * metrics[0]["loss"]
+
+
+def test_muon_trains_too():
+    _, metrics, _ = run_steps([BATCHES[0]] * 20, replace(TRAIN, optimizer="muon"))
+    assert metrics[-1]["loss"] < 0.85 * metrics[0]["loss"]

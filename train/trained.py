@@ -1,0 +1,79 @@
+"""Opening what a run has learned: its model, parameters and tokenizer, ready to ask."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from model.config import ModelConfig
+from model.errors import UserError, unknown
+from model.sharding import MeshConfig, ShardingRules, logical_axes, make_mesh, state_shardings
+from model.tokenizer import Tokenizer
+from model.transformer import Transformer
+from train.checkpoint import Checkpoints
+from train.mapping import from_mapping
+from train.run_directory import RunDirectory
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model at one stage of a run."""
+
+    run: RunDirectory
+    stage: str
+    step: int
+    model: Transformer
+    params: Any
+    tokenizer: Tokenizer
+
+
+def open_trained(spec: str | None) -> Trained:
+    """Load the newest checkpoint of a run's stage.
+
+    Args:
+        spec: DIR or DIR:STAGE; without a stage the last one begun, without anything the run in `runs/` that was
+            written to last.
+
+    Raises:
+        UserError: no such run or stage, or no checkpoint yet.
+    """
+    directory, _, stage = (spec or str(_latest_run())).partition(":")
+    run = RunDirectory(Path(directory))
+    config = from_mapping(ModelConfig, run.config()["model"], str(run.config_path))
+    stages = run.stages()
+    if not stages:
+        raise UserError(f"{directory!r} has no checkpoint yet.")
+    if stage and stage not in stages:
+        raise unknown(f"stage of {directory!r}", stage, stages)
+    stage = stage or stages[-1]
+    tokenizer = Tokenizer.load(run.tokenizer_path)
+    if config.vocab_size is None:
+        config = replace(config, vocab_size=tokenizer.size)
+    # Asking runs the layers unrolled, without recomputation: there is no backward pass.
+    model = Transformer(replace(config, scan=False, remat="none") if config.layers <= 48 else config)
+    checkpoints = Checkpoints(run.stage(stage).checkpoints)
+    try:
+        params, meta = checkpoints.restore_params(_abstract_params(model))
+    finally:
+        checkpoints.close()
+    return Trained(run, stage, meta["step"], model, params, tokenizer)
+
+
+def _abstract_params(model: Transformer) -> Any:
+    """Shapes and places of the parameters on one device."""
+    boxed = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    mesh, shapes = make_mesh(MeshConfig(), jax.devices()[:1]), nn.unbox(boxed)
+    shardings = state_shardings(mesh, ShardingRules(), logical_axes(boxed), shapes)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+
+def _latest_run() -> Path:
+    begun = list(RUNS.glob("*/*/metrics.jsonl"))
+    if not begun:
+        raise UserError(f"no run under {str(RUNS)!r}; name one with --run DIR, or train one with 'narrador run tiny'.")
+    return max(begun, key=lambda path: path.stat().st_mtime).parent.parent
