@@ -40,12 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        print(f"narrador: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("narrador: stopped.", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not _is_the_systems(error):
+            raise
+        print(f"narrador: {' '.join(str(error).split())[:500]}", file=sys.stderr)
+        return 2
 
 
 def _model_is_ours() -> bool:
@@ -60,6 +62,15 @@ def _model_is_ours() -> bool:
         file=sys.stderr,
     )
     return False
+
+
+def _is_the_systems(error: Exception) -> bool:
+    """Whether the machine refused (disk full, no permission, ...): nothing a traceback would explain.
+
+    Libraries in C++ tell such things in words only.
+    """
+    words = ("No space left on device", "File too large", "Disk quota exceeded")
+    return isinstance(error, OSError) or any(word in str(error) for word in words)
 
 
 def _help() -> str:

@@ -26,6 +26,13 @@ def prepare_jax(cpu_devices: int | None = None) -> None:
     # Orbax logs a traceback beside every error it raises; we tell the error once, in our words.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    sys.unraisablehook = _quiet_about_closed_loops
+
+
+def _quiet_about_closed_loops(unraisable: Any) -> None:
+    """After a failed save TensorStore's threads still report to the event loop that Orbax has closed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def environment() -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Causal grouped-query attention, over a packed batch or over a cache. Dimension letters: `model.layers`."""
 
+from typing import NamedTuple
+
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -11,8 +12,7 @@ from model.layers import parameter, residual_init, rope_frequencies, rotate, wei
 from model.sharding import ShardingRules, constrain
 
 
-@flax.struct.dataclass
-class KVCache:
+class KVCache(NamedTuple):
     """Keys and values of the tokens seen so far; a token's slot is its position.
 
     A slot past a row's current position may hold anything: the causal mask hides it until it is overwritten.

@@ -53,7 +53,8 @@ class ModelConfig:
     scan: bool = False
     """Run the layers as one loop (compiles fast when deep) instead of unrolled. Changes no number."""
     remat: Literal["none", "dots", "full"] = "none"
-    """What backward recomputes: nothing, all but matrix products, or everything. Changes no number."""
+    """What backward recomputes: nothing, all but matrix products, or everything. Changes no number; saves memory
+    together with `scan`."""
 
     def __post_init__(self) -> None:
         for name in ("layers", "width", "heads", "context_length"):

@@ -57,6 +57,8 @@ def read(
     Returns:
         Logits of the next token, the cache, and the position that token will take.
     """
+    if not tokens:
+        raise ValueError("a prompt holds at least one token, such as the document end")
     context = model.config.context_length
     tokens = list(tokens)[-context:]
     padded = np.zeros((1, min(_power_of_two(len(tokens)), context)), np.int32)

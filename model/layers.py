@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from model.config import ModelConfig
+from model.sharding import Axes
 
 Initializer = Callable[..., Array]
 
@@ -27,12 +28,12 @@ def parameter(
     module: nn.Module,
     name: str,
     shape: tuple[int, ...],
-    axes: tuple[str | None, ...],
+    axes: Axes,
     init: Initializer,
     dtype: jnp.dtype,
 ) -> Array:
     """Declare a float32 parameter once, with shape, logical axes and initializer, and cast it for computing."""
-    return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32).astype(dtype)
+    return jnp.asarray(module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32), dtype)
 
 
 def weight_init(config: ModelConfig) -> Initializer:

@@ -12,7 +12,7 @@ def distribution(logits: Float[Array, "*B V"], sampling: SamplingConfig) -> Floa
     """The probabilities that the next token is drawn from.
 
     Temperature divides the logits first; then top-k, top-p and min-p each strike out unlikely tokens, and what
-    is left is scaled to sum to one. Ties at a threshold are all kept, except by top-k, which keeps exactly k.
+    is left is scaled to sum to one. Among equals, top-k and top-p keep the lower ids.
     """
     logits = logits.astype(wide(logits.dtype))
     if sampling.temperature == 0:
@@ -23,7 +23,7 @@ def distribution(logits: Float[Array, "*B V"], sampling: SamplingConfig) -> Floa
     keep = jnp.ones_like(ranked, dtype=bool)
     if sampling.top_k is not None:
         keep &= jnp.arange(ranked.shape[-1]) < sampling.top_k
-    if sampling.top_p is not None:
+    if sampling.top_p is not None and sampling.top_p < 1:
         # A token stays while those before it have not reached top_p, so the likeliest always does.
         keep &= jnp.cumsum(ranked, axis=-1) - ranked < sampling.top_p
     if sampling.min_p is not None:

@@ -1,7 +1,8 @@
 """Text to token ids and back, without loss: byte-level BPE, characters with a byte fallback, or any tokenizer.json.
 
-The work is done by the `tokenizers` library. Text never turns into special tokens by accident: what looks like
-one in a document is read as plain text, and specials enter only by their ids.
+The work is done by the `tokenizers` library. Text does not turn into special tokens by accident: what looks like
+one in a document is read as plain text, and specials enter only by their ids. (A loaded tokenizer of whole words,
+whose model itself knows a special's name as a word, cannot keep that promise.)
 """
 
 import functools
@@ -77,15 +78,22 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, specials spelled out. Bytes that are no UTF-8 come back as U+FFFD."""
-        return self.inner.decode(list(ids), skip_special_tokens=False)
+        if not self._is_bytewise:
+            return self.inner.decode(list(ids), skip_special_tokens=False)
+        pieces = (self.token_bytes(token) or self.token_text(token).encode() for token in ids)
+        return b"".join(pieces).decode("utf-8", errors="replace")
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """Pieces of text as ids arrive; a character whose bytes span tokens comes when it is whole."""
-        from tokenizers.decoders import DecodeStream
-
-        pieces = DecodeStream(ids=[], skip_special_tokens=False)
+        """Pieces of the text as ids arrive; a character whose bytes span tokens comes when it is whole."""
+        seen: list[int] = []
+        shown = 0
         for token in ids:
-            yield pieces.step(self.inner, token) or ""
+            seen.append(token)
+            whole = self.decode(seen).rstrip("\ufffd")  # what ends so may only be incomplete yet
+            yield whole[shown:]
+            shown = max(shown, len(whole))
+        if rest := self.decode(seen)[shown:]:
+            yield rest
 
     def token_bytes(self, token: int) -> bytes | None:
         """The bytes a token stands for; empty for specials, None for an id that the vocabulary does not use."""
@@ -93,11 +101,11 @@ class Tokenizer:
 
     def token_text(self, token: int) -> str:
         """One token for people to read: its text, or escapes such as \\xc3 for part of a character."""
-        if token in self.special_ids.values():
-            return self.inner.id_to_token(token)
         data = self.token_bytes(token)
         if data is None:
             return f"<unused {token}>"
+        if not data:
+            return self.inner.id_to_token(token)
         return data.decode("utf-8", errors="backslashreplace")
 
     @functools.cached_property
@@ -106,9 +114,16 @@ class Tokenizer:
         return np.array([len(data or b"") for data in self._bytes], np.int32)
 
     @functools.cached_property
+    def _is_bytewise(self) -> bool:
+        """Whether text is nothing but the tokens' bytes in a row, as with both kinds trained here."""
+        decoder = json.loads(self.inner.to_str())["decoder"] or {}
+        types = {step["type"] for step in decoder.get("decoders", [decoder]) if step}
+        return types in ({"ByteLevel"}, {"ByteFallback", "Fuse"})
+
+    @functools.cached_property
     def _bytes(self) -> list[bytes | None]:
         spec = json.loads(self.inner.to_str())
-        decoder = json.dumps(spec["decoder"])
+        decoder = json.dumps(spec["decoder"], ensure_ascii=False)
         added = {entry["id"] for entry in spec["added_tokens"] if entry["special"]}
         pieces: list[bytes | None] = [None] * self.size
         for token, index in self.inner.get_vocab(with_added_tokens=True).items():

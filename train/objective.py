@@ -16,7 +16,7 @@ def next_token_loss(model: Transformer, params: Any, batch: Batch, vocab_chunk: 
     variables = {"params": params}
     hidden, _ = model.apply(variables, batch.tokens, batch.positions, batch.segments, method="hidden")
     unembedding = model.apply(variables, method="unembedding")
-    return jnp.sum(cross_entropy(hidden, unembedding, batch.targets, vocab_chunk) * batch.weights)
+    return jnp.sum(cross_entropy(hidden, unembedding, jnp.asarray(batch.targets), vocab_chunk) * batch.weights)
 
 
 def cross_entropy(

@@ -1,10 +1,9 @@
 """The train state and the one jitted step that moves it. Pure functions; where arrays live comes from the rules."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,8 +19,7 @@ from train.objective import next_token_loss
 Metrics = dict[str, Float[Array, ""]]
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(NamedTuple):
     """All that a step reads and writes. The step number is also the position in the data."""
 
     step: Int[Array, ""]
@@ -90,7 +88,7 @@ def train_step(
     else:
 
         def add(carry: tuple[Array, Any], part: Batch) -> tuple[tuple[Array, Any], None]:
-            part = Batch(*(constrain(x, model.rules, "batch", "sequence") for x in part))
+            part = Batch(*(constrain(jnp.asarray(x), model.rules, "batch", "sequence") for x in part))
             return jax.tree.map(jnp.add, carry, value_and_grad(state.params, part)), None
 
         zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros((), count.dtype), state.params))

@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
     arguments: Any = tyro.cli(VERBS[argv[0]], prog=f"narrador bench {argv[0]}", args=list(argv[1:]))
     if arguments.repeats < 1:
         raise UserError(f"--repeats {arguments.repeats} must be at least 1.")
-    measure = {"train": _train, "decode": _decode, "startup": _startup}[argv[0]]
+    measure: Any = {"train": _train, "decode": _decode, "startup": _startup}[argv[0]]
     found = measure(arguments)
     if arguments.json:
         print(json.dumps(found))

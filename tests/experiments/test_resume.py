@@ -3,10 +3,10 @@
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -128,21 +128,25 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(undisturbed, tmp_path
     assert_same_run(undisturbed[0], tmp_path)
 
 
+# No file may grow past 50 kB: as on a full disk, writing the large ones fails.
+FULL_DISK = """
+import resource, signal, sys
+from experiments.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+sys.exit(main())
+"""
+
+
 def test_a_disk_that_is_full_while_saving_leaves_the_checkpoint_before(undisturbed, tmp_path):
     checkpoints = copy_unfinished(undisturbed[0], tmp_path)
     shutil.rmtree(checkpoints / "40")
-    # No file may grow past this: as on a full disk, the write of the large ones fails.
-    limit = 50_000
     process = subprocess.run(
-        command(*RUN),
+        [sys.executable, "-c", FULL_DISK, *RUN],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=100,
-        preexec_fn=lambda: (
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        ),
     )
     assert process.returncode == 2, process.stderr
     assert "could not save a checkpoint" in process.stderr

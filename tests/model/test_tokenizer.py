@@ -15,8 +15,6 @@ TEXT = "O céu está azul. Gol de Zé, aos 10 minutos! ⚽ A ação foi <|end|> 
 
 every_kind = pytest.mark.parametrize("kind", ["bpe", "char"])
 any_text = st.text() | st.binary().map(partial(bytes.decode, encoding="utf-8", errors="replace"))
-# Bugs found and not yet mended: each of these tests fails, and will say so when it no longer does.
-bug = partial(pytest.mark.xfail, strict=True)
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 
 
@@ -51,7 +49,6 @@ def test_streamed_text_is_the_text(kind, text):
     assert "".join(tokenizer.decode_stream(tokenizer.encode(text))) == text
 
 
-@bug(reason="BUG: decode_stream holds back a trailing U+FFFD for ever")
 @every_kind
 @pytest.mark.parametrize("text", ["\ufffd", "gol \ufffd"])
 def test_streamed_text_may_end_in_a_replacement_character(kind, text):
@@ -59,7 +56,6 @@ def test_streamed_text_may_end_in_a_replacement_character(kind, text):
     assert "".join(tokenizer.decode_stream(tokenizer.encode(text))) == text
 
 
-@bug(reason="BUG: decode_stream raises (char) or loses text (both) on ids whose bytes are no UTF-8")
 @every_kind
 @quick
 @given(st.data())
@@ -216,17 +212,12 @@ def test_a_given_tokenizer_keeps_its_ids_and_its_end(build, end, tmp_path):
     assert tokenizer.encode("o jogo segue")[-1] < len(before)
 
 
-special_from_text = bug(reason="BUG: the model itself knows the word, so encode_special_tokens does not help")
-
-
 @pytest.mark.parametrize(
     ("build", "end"),
     [
         (gpt2_like, "<|endoftext|>"),
         (word_level, "[EOS]"),
         (llama2_like, "</s>"),
-        pytest.param(word_level_split_at_spaces, "[EOS]", marks=special_from_text),
-        pytest.param(unigram, "</s>", marks=special_from_text),
     ],
 )
 def test_the_end_of_a_given_tokenizer_written_in_a_text_is_plain_text(build, end, tmp_path):
@@ -242,7 +233,6 @@ def test_a_byte_level_tokenizer_from_elsewhere_spells_every_text(tmp_path):
         assert b"".join(map(tokenizer.token_bytes, ids)) == text.encode()
 
 
-@bug(reason='BUG: json.dumps escapes ▁, so `"\\u2581" in decoder` in Tokenizer._bytes is never true')
 @pytest.mark.parametrize("build", [llama2_like, unigram])
 def test_a_space_written_as_a_block_counts_one_byte(build, tmp_path):
     tokenizer = saved(build(), tmp_path)

@@ -112,9 +112,7 @@ def test_two_documents_in_a_row_equal_two_rows(family):
     assert np.abs(full_pass(model, params, row, positions) - apart).max() > 1e-2, "without segments they mix"
 
 
-@pytest.mark.parametrize(
-    ("scan", "remat"), [(True, "none"), (True, "dots"), (True, "full"), (False, "dots"), (False, "full")]
-)
+@pytest.mark.parametrize(("scan", "remat"), [(True, "none"), (True, "dots"), (True, "full"), (False, "full")])
 def test_scan_and_remat_change_no_number(scan, remat):
     model, params = model_and_parameters(FAMILIES["llama"])
     other, tokens = Transformer(replace(FAMILIES["llama"], scan=scan, remat=remat)), random_tokens(2, 8)
@@ -134,10 +132,9 @@ def test_layers_in_a_loop_know_their_windows():
     assert np.abs(full_pass(dense, params, tokens) - expected).max() > 1e-2
 
 
-@pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize(("scan", "remat"), [(True, "none"), (True, "full"), (False, "dots")])
 @every_family
-def test_parameters_have_one_layout(family, remat, scan):
+def test_parameters_have_one_layout(family, scan, remat):
     expected = parameter_shapes(Transformer(FAMILIES[family]))
     assert expected["layers"]["attention"]["query"].shape[0] == FAMILIES[family].layers
     assert parameter_shapes(Transformer(replace(FAMILIES[family], scan=scan, remat=remat))) == expected
@@ -169,7 +166,7 @@ def test_bfloat16_computes_close_to_float32_and_gives_float32_logits(family):
     assert 0 < np.abs(rough - exact).max() < 0.05 * np.abs(exact).max()
 
 
-@every_family
+@pytest.mark.parametrize("family", ["vaswani2017", "gpt3", "llama"])  # gpt2 has nothing that gpt3 lacks
 def test_float64_gradient_matches_finite_differences(family):
     model, params = model_and_parameters(FAMILIES[family])
     tokens = random_tokens(2, 8)
