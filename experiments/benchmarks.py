@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -18,10 +19,10 @@ from model.decode import decode_step, prefill
 from model.sharding import ShardingRules, make_mesh
 from model.transformer import Transformer, count_parameters
 from train.batches import Batch
-from train.flops import measured_matmul_flops, train_flops_per_token
-from train.loop import compute_dtype
+from train.flops import matmul_parameters, measured_matmul_flops, train_flops_per_token
+from train.loop import check_fits, check_rows_divide, compute_dtype
 from train.optimizer import make_optimizer
-from train.step import batch_sharding, init_state, place, train_step
+from train.step import abstract_state, batch_sharding, init_state, place, train_step
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def bench_train(experiment: Experiment, vocab_size: int, repeats: int) -> dict[s
     config = replace(experiment.model, vocab_size=experiment.model.vocab_size or vocab_size)
     train, length = experiment.train, experiment.data.sequence_length
     mesh, rules = make_mesh(experiment.mesh), ShardingRules()
+    check_rows_divide(train, mesh)
     model, optimizer = Transformer(config, rules, compute_dtype(train.precision)), make_optimizer(train)
     shape = (train.batch_size, length)
     tokens = jax.random.randint(jax.random.key(0), shape, 0, config.vocabulary)
@@ -73,6 +75,7 @@ def bench_train(experiment: Experiment, vocab_size: int, repeats: int) -> dict[s
         accumulation=train.accumulation,
         vocab_chunk=train.vocab_chunk,
     )
+    check_fits(abstract_state(model, optimizer, mesh, rules))
     with jax.set_mesh(mesh):
         batch = place(batch, batch_sharding(mesh, rules))
         state = init_state(model, optimizer, mesh, rules, seed=0)
@@ -107,17 +110,16 @@ def bench_train(experiment: Experiment, vocab_size: int, repeats: int) -> dict[s
 def bench_decode(experiment: Experiment, vocab_size: int, batch: int, repeats: int) -> dict[str, Any]:
     """Cached decoding of half a context after a prompt of the other half, against the machine's memory.
 
-    Each token must at least read every parameter once for the batch, and each sequence's cache.
+    Each step must at least read the layers and the head once for the batch, and each sequence's cache.
     """
     config = replace(experiment.model, vocab_size=experiment.model.vocab_size or vocab_size, scan=False, remat="none")
     model = Transformer(config, dtype=compute_dtype(experiment.train.precision))
     length = config.context_length
     prompt = jnp.zeros((batch, length // 2), jnp.int32)
-    params = jax.jit(model.init)(jax.random.key(0), prompt)["params"]
-    params = jax.tree.map(lambda leaf: leaf.value, params, is_leaf=lambda leaf: hasattr(leaf, "value"))
+    params = nn.unbox(jax.jit(model.init)(jax.random.key(0), prompt))["params"]
     steps = length - length // 2
 
-    def work() -> None:
+    def decode() -> float:
         cache = init_cache(config, batch, length, model.dtype)
         logits, cache = prefill(model, params, prompt, jnp.full(batch, length // 2), cache)
         logits.block_until_ready()
@@ -126,14 +128,15 @@ def bench_decode(experiment: Experiment, vocab_size: int, batch: int, repeats: i
             token = jnp.argmax(logits, -1)
             logits, cache = decode_step(model, params, token, jnp.full(batch, length // 2 + index), cache)
         logits.block_until_ready()
-        times.append(time.perf_counter() - start)
+        return time.perf_counter() - start
 
-    times: list[float] = []
     ceiling = measured_memory_read()
-    seconds_of(work, repeats)
-    rate = Spread.of([batch * steps / seconds for seconds in times[1:]])
-    cache_bytes = 2 * config.layers * config.key_value_heads * config.head_dim * length * model.dtype.itemsize
-    read = count_parameters(config) * 4 + batch * cache_bytes * 3 / 4  # on average three quarters are filled
+    decode()  # compiles
+    rate = Spread.of([batch * steps / decode() for _ in range(repeats)])
+    cache_bytes = (
+        2 * config.layers * config.key_value_heads * config.head_dim * length * jnp.dtype(model.dtype).itemsize
+    )
+    read = matmul_parameters(config) * 4 + batch * cache_bytes * 3 / 4  # on average three quarters are filled
     return {
         "batch": batch,
         "parameters": count_parameters(config),

@@ -1,5 +1,6 @@
 """An experiment as one frozen config, found by name, in a YAML file or in a run directory."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,7 +39,7 @@ class Experiment:
 
 
 def find_experiment(name: str) -> tuple[str, Experiment]:
-    """The experiment called `name`, or described by the YAML file or run directory at that path.
+    """The experiment called `name` (or depth-N), or described by the YAML file or run directory at that path.
 
     A YAML file holds any part of a config; its key `base` names the experiment that the rest comes from.
 
@@ -48,20 +49,21 @@ def find_experiment(name: str) -> tuple[str, Experiment]:
     Raises:
         UserError: nothing is called so, or the file has a mistake in it.
     """
-    from experiments.presets import EXPERIMENTS
+    from experiments.presets import EXPERIMENTS, from_depth
 
     if name in EXPERIMENTS:
         return name, EXPERIMENTS[name]
-    path = Path(name)
-    if path.is_dir():
-        path = path / "config.yaml"
+    if match := re.fullmatch(r"depth-([1-9]\d{0,2})", name):
+        return name, from_depth(int(match[1]))
+    is_run = Path(name).is_dir()
+    path = Path(name) / "config.yaml" if is_run else Path(name)
     if path.suffix not in (".yaml", ".yml"):
-        raise unknown("experiment", name, EXPERIMENTS)
+        raise unknown("experiment", name, [*EXPERIMENTS, "depth-N"])
     try:
         mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"there is no config file {str(path)!r}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not YAML ({' '.join(str(error).split())}).") from None
     if not isinstance(mapping, Mapping):
         raise UserError(f"{path}: a config holds keys and values, such as 'train: {{steps: 100}}'.")
@@ -71,7 +73,7 @@ def find_experiment(name: str) -> tuple[str, Experiment]:
         if not isinstance(base, str) or base not in EXPERIMENTS:
             raise unknown("experiment in 'base'", str(base), EXPERIMENTS)
         mapping = _merge(to_mapping(EXPERIMENTS[base]), mapping)
-    label = path.parent.name if path.name == "config.yaml" else path.stem
+    label = path.resolve().parent.name if is_run else path.stem
     return label, from_mapping(Experiment, mapping, str(path))
 
 

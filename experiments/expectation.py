@@ -2,8 +2,9 @@
 
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
+from jaxtyping import Array, Float
 
 from model.config import SamplingConfig
 from model.decode import read
@@ -26,8 +27,8 @@ def expectation(trained: Trained, text: str, temperature: float, top: int) -> di
     if len(tokens) > context:
         say(f"the text has {len(tokens)} tokens; the model reads the last {context}.")
     logits, _, _ = read(trained.model, trained.params, tokens)
-    probabilities = distribution(logits[0], sampling)
-    ids = np.argsort(-np.asarray(probabilities), kind="stable")[:top]
+    probabilities, nats = _measure(logits[0], sampling)
+    ids = np.argsort(-probabilities, kind="stable")[:top]
     shown = [
         {"id": int(token), "text": tokenizer.token_text(int(token)), "probability": float(probabilities[token])}
         for token in ids
@@ -35,7 +36,13 @@ def expectation(trained: Trained, text: str, temperature: float, top: int) -> di
     return {
         "text": text,
         "temperature": temperature,
-        "entropy": float(entropy(probabilities)),
+        "entropy": nats,
         "tokens": shown,
-        "rest": max(0.0, float(1 - jnp.sum(probabilities[ids]))),
+        "rest": max(0.0, 1 - float(probabilities[ids].sum())),
     }
+
+
+def _measure(logits: Float[Array, "V"], sampling: SamplingConfig) -> tuple[Float[np.ndarray, "V"], float]:
+    """The distribution and its entropy."""
+    probabilities, nats = jax.jit(lambda x: ((p := distribution(x, sampling)), entropy(p)))(logits)
+    return np.asarray(probabilities), float(nats)

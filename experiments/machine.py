@@ -1,6 +1,7 @@
 """Getting JAX ready: device count on CPU, and compiled programs kept between runs."""
 
 import importlib.metadata
+import inspect
 import logging
 import os
 import platform
@@ -30,13 +31,13 @@ def prepare_jax(cpu_devices: int | None = None) -> None:
 
 
 def _quiet_about_closed_loops(unraisable: Any) -> None:
-    """After a failed save TensorStore's threads still report to the event loop that Orbax has closed."""
-    if str(unraisable.exc_value) != "Event loop is closed":
+    """After a failed save or restore, TensorStore's threads still report to what Orbax has closed or dropped."""
+    if str(unraisable.exc_value) != "Event loop is closed" and not inspect.iscoroutine(unraisable.object):
         sys.__unraisablehook__(unraisable)
 
 
-def environment() -> dict[str, Any]:
-    """What a run was made with: versions, revision, devices and the command."""
+def session() -> dict[str, Any]:
+    """What this process works with: versions, revision, devices and the command."""
     import jax
 
     installed: dict[str, str | None] = {}

@@ -1,5 +1,6 @@
 """Pictures for reports, drawn without a screen. Each function writes one PNG."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ def loss_curve(rows: Rows, target: Path) -> None:
     """Training loss by step, and the held-out loss where it was measured."""
     figure, axes = _axes("step", "loss (nats per token)")
     training = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
-    held_out = [(row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row]
+    held_out = [(row["step"], row["validation_loss"]) for row in rows if row.get("validation_loss") is not None]
     if training:
         axes.plot(*zip(*training, strict=True), color=BLUE, linewidth=1, alpha=0.8, label="training batches")
     axes.plot(*zip(*held_out, strict=True), color=ORANGE, marker="o", markersize=4, label="held-out text")
@@ -56,9 +57,12 @@ def _axes(x: str, y: str) -> Any:
     axes.set_ylabel(y)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
     return figure, axes
 
 
 def _save(figure: Any, target: Path) -> None:
-    figure.savefig(target, dpi=110)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a character that no font here has is drawn as a box
+        figure.savefig(target, dpi=110)
     plt.close(figure)

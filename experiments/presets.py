@@ -1,6 +1,6 @@
 """Named experiments: two small ones that run anywhere, and one for each published architecture."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from experiments.config import Experiment
 from model.config import ModelConfig
@@ -12,7 +12,15 @@ TINY = Experiment(
     model=small(depth=4),
     tokenizer=TokenizerConfig(vocab_size=2048),
     data=DataConfig(sources=("pydoc",), sequence_length=256),
-    train=TrainConfig(steps=300, batch_size=8, sample_prompt="The value of the"),
+    train=TrainConfig(
+        steps=400,
+        batch_size=4,
+        optimizer="muon",
+        learning_rate=3e-3,
+        eval_every=200,
+        sample_every=100,
+        sample_prompt="The value of the",
+    ),
 )
 
 # nanoGPT's small CPU setting for single characters, without dropout. Its evaluation draws 20 batches at random;
@@ -25,52 +33,99 @@ CHAR = Experiment(
 )
 
 
-def _published(model: ModelConfig, row: int, batch_tokens: int, total_tokens: int, rate: float) -> Experiment:
-    """A published architecture with its paper's row length, batch, learning rate and token budget."""
-    batch_size = max(1, batch_tokens // row)
-    return Experiment(
-        model=model,
-        tokenizer=TokenizerConfig(vocab_size=model.vocabulary),
-        data=DataConfig(sequence_length=row),
-        train=TrainConfig(
-            steps=total_tokens // (batch_size * row),
-            batch_size=batch_size,
-            learning_rate=rate,
-            warmup_steps=2000,
-            vocab_chunk=16_384,
-            eval_batches=20,
-            eval_every=1000,
-            checkpoint_every=1000,
-            sample_every=1000,
-        ),
-    )
+def from_depth(depth: int) -> Experiment:
+    """An experiment of any size from one dial; for comparing sizes, not for the best result at one.
+
+    Rows of 256, batches of 8, twenty tokens for each parameter (Hoffmann et al. 2022), and a learning rate that falls
+    with the square root of the width. The rule is ours.
+    """
+    model, tokenizer, data = small(depth), TokenizerConfig(vocab_size=2048), DataConfig(sequence_length=256)
+    matrices = 12 * depth * model.width**2 + tokenizer.vocab_size * model.width
+    rate = 2e-3 * (256 / model.width) ** 0.5
+    train = TrainConfig(steps=20 * matrices // (8 * data.sequence_length), batch_size=8, learning_rate=rate)
+    return Experiment(model=model, tokenizer=tokenizer, data=data, train=train)
 
 
-# GPT-2's paper gives neither learning rate nor budget: nanoGPT's reproduction for both (600,000 steps of 0.5 M tokens).
-_GPT2 = {name: (1024, 491_520, 300_000_000_000, 6e-4) for name in PRESETS if name.startswith("gpt2")}
-# Brown et al. 2020, table 2.1: batch in tokens and learning rate; 300 billion tokens each.
-_GPT3 = {
-    name: (2048, batch, 300_000_000_000, rate)
-    for name, batch, rate in (
-        ("gpt3-125m", 500_000, 6e-4),
-        ("gpt3-350m", 500_000, 3e-4),
-        ("gpt3-760m", 500_000, 2.5e-4),
-        ("gpt3-1.3b", 1_000_000, 2e-4),
-        ("gpt3-2.7b", 1_000_000, 1.6e-4),
-        ("gpt3-6.7b", 2_000_000, 1.2e-4),
-        ("gpt3-13b", 2_000_000, 1e-4),
-        ("gpt3-175b", 3_200_000, 0.6e-4),
-    )
-}
-# Grattafiori et al. 2024, table 3 and section 3.4.1: rows of 8,192, 16 M tokens a batch at the end of the 405B's
-# ramp, 15 trillion tokens.
-_LLAMA = {
-    name: (8192, 16 * 2**20, 15_000_000_000_000, rate)
-    for name, rate in (("llama3.1-8b", 3e-4), ("llama3.1-70b", 1.5e-4), ("llama3.1-405b", 8e-5))
+@dataclass(frozen=True)
+class Recipe:
+    """How a paper trained: its row length, and what counts in tokens or steps."""
+
+    row: int
+    batch_tokens: int
+    tokens: int
+    learning_rate: float
+    warmup_tokens: int
+    final_learning_rate: float = 0.1
+
+    def experiment(self, model: ModelConfig) -> Experiment:
+        """The experiment that trains `model` so; the optimizer's other settings are our defaults."""
+        batch_size = max(1, self.batch_tokens // self.row)
+        step_tokens = batch_size * self.row
+        return Experiment(
+            model=model,
+            tokenizer=TokenizerConfig(vocab_size=model.vocabulary),
+            data=DataConfig(sequence_length=self.row),
+            train=TrainConfig(
+                steps=self.tokens // step_tokens,
+                batch_size=batch_size,
+                learning_rate=self.learning_rate,
+                warmup_steps=self.warmup_tokens // step_tokens,
+                final_learning_rate=self.final_learning_rate,
+                vocab_chunk=16_384,
+                eval_batches=20,
+                eval_every=1000,
+                checkpoint_every=1000,
+                sample_every=1000,
+            ),
+        )
+
+
+def _gpt2(rate: float) -> Recipe:
+    """nanoGPT's reproduction of 124M (600,000 steps of 491,520 tokens, 2,000 of warm-up): GPT-2's paper has none.
+
+    The larger ones take the learning rate of the GPT-3 of their size.
+    """
+    return Recipe(1024, 491_520, 600_000 * 491_520, rate, 2_000 * 491_520)
+
+
+def _gpt3(batch_tokens: int, rate: float) -> Recipe:
+    """Brown et al. 2020, table 2.1 and appendix B: 300 billion tokens, 375 million of warm-up, decay to 10%.
+
+    There the decay ends after 260 billion tokens; here at the end.
+    """
+    return Recipe(2048, batch_tokens, 300_000_000_000, rate, 375_000_000)
+
+
+def _llama(rate: float) -> Recipe:
+    """Grattafiori et al. 2024, table 3 and section 3.4.1: rows of 8,192, 8,000 steps of warm-up, decay to 1%.
+
+    16 M tokens a batch, where the 405B's ramp ends, and about 15 trillion tokens.
+    """
+    return Recipe(8192, 16 * 2**20, 15_000_000_000_000, rate, 8_000 * 16 * 2**20, final_learning_rate=0.01)
+
+
+RECIPES = {
+    # Vaswani et al. 2017, section 5: 100,000 steps of 25,000 tokens; the peak of its schedule at 4,000 steps.
+    "vaswani2017": Recipe(512, 25_000, 100_000 * 25_000, 512**-0.5 * 4000**-0.5, 4_000 * 25_000),
+    "gpt2-124m": _gpt2(6e-4),
+    "gpt2-355m": _gpt2(3e-4),
+    "gpt2-774m": _gpt2(2.5e-4),
+    "gpt2-1558m": _gpt2(2e-4),
+    "gpt3-125m": _gpt3(500_000, 6e-4),
+    "gpt3-350m": _gpt3(500_000, 3e-4),
+    "gpt3-760m": _gpt3(500_000, 2.5e-4),
+    "gpt3-1.3b": _gpt3(1_000_000, 2e-4),
+    "gpt3-2.7b": _gpt3(1_000_000, 1.6e-4),
+    "gpt3-6.7b": _gpt3(2_000_000, 1.2e-4),
+    "gpt3-13b": _gpt3(2_000_000, 1e-4),
+    "gpt3-175b": _gpt3(3_200_000, 0.6e-4),
+    "llama3.1-8b": _llama(3e-4),
+    "llama3.1-70b": _llama(1.5e-4),
+    "llama3.1-405b": _llama(8e-5),
 }
 
 EXPERIMENTS: dict[str, Experiment] = {
     "tiny": TINY,
     "char": CHAR,
-    **{name: _published(PRESETS[name], *recipe) for name, recipe in {**_GPT2, **_GPT3, **_LLAMA}.items()},
+    **{name: recipe.experiment(PRESETS[name]) for name, recipe in RECIPES.items()},
 }

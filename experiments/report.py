@@ -1,7 +1,6 @@
 """A run's report: Markdown with its pictures beside it, and one HTML file with them inside."""
 
 import base64
-import json
 import re
 import shlex
 from html import escape
@@ -13,7 +12,7 @@ from markdown_it import MarkdownIt
 from experiments import pictures
 from experiments.expectation import expectation
 from train.run_directory import RunDirectory, write_atomically
-from train.trained import open_trained
+from train.trained import load
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -30,7 +29,7 @@ def write_report(run: RunDirectory) -> Path:
     folder = run.path / "pictures"
     folder.mkdir(exist_ok=True)
     metrics, speed = stage.rows("metrics"), stage.rows("speed")
-    trained = open_trained(f"{run.path}:pretrain")
+    trained = load(run, "pretrain")
     table = expectation(trained, run.config()["train"]["sample_prompt"], temperature=1.0, top=10)
     pictures.loss_curve(metrics, folder / "loss.png")
     pictures.throughput(speed, folder / "throughput.png")
@@ -78,13 +77,14 @@ def _expectation(table: dict[str, Any]) -> str:
 
 
 def _provenance(run: RunDirectory) -> str:
-    environment = json.loads(run.environment_path.read_text())
-    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
-    return (
-        f"```\n{shlex.join(environment['command'])}\n```\n\nPython {environment['python']}, {packages}; "
-        f"revision {environment['revision']}; devices: {', '.join(environment['devices'])}.\n\n"
-        f"```yaml\n{run.config_path.read_text()}```"
-    )
+    parts = []
+    for session in run.sessions():
+        packages = ", ".join(f"{name} {version}" for name, version in session["packages"].items())
+        parts.append(
+            f"```\n{shlex.join(session['command'])}\n```\n\nPython {session['python']}, {packages}; "
+            f"revision {session['revision']}; devices: {', '.join(session['devices'])}."
+        )
+    return "\n\n".join([*parts, f"```yaml\n{run.config_path.read_text()}```"])
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -6,29 +6,30 @@ from typing import Any
 from experiments.config import Experiment
 from model.errors import UserError
 from model.sharding import ShardingRules, make_mesh
+from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from train.batches import PackedRows, check_long_enough, training_batches, validation_batches
 from train.corpus import tokenize, train_tokenizer_once
-from train.loop import Workbench, compute_dtype, fit
+from train.loop import StopRequest, Workbench, check_rows_divide, compute_dtype, fit
 from train.run_directory import RunDirectory, write_atomically
 from train.sources import open_source
 
 
-def pretrain(experiment: Experiment, run: RunDirectory) -> dict[str, Any]:
+def pretrain(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
     """Learn by next-token prediction; resumes, and returns at once what a complete stage came to."""
     stage = run.stage("pretrain")
     if stage.result is not None:
         return stage.result
     data, train = experiment.data, experiment.train
     mesh, rules = make_mesh(experiment.mesh), ShardingRules()
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    if train.batch_size // train.accumulation % shards:
-        raise UserError(
-            f"train.batch_size={train.batch_size} in {train.accumulation} parts cannot be split over {shards} devices."
-        )
+    check_rows_divide(train, mesh)
     sources = [open_source(spec, data.validation_fraction) for spec in data.sources]
-    tokenizer = train_tokenizer_once(experiment.tokenizer, sources)
-    write_atomically(run.tokenizer_path, tokenizer.to_json())
+    run.claim_data({source.spec: source.key for source in sources})
+    if run.tokenizer_path.exists():
+        tokenizer = Tokenizer.load(run.tokenizer_path)
+    else:
+        tokenizer = train_tokenizer_once(experiment.tokenizer, sources)
+        write_atomically(run.tokenizer_path, tokenizer.to_json())
     model_config = experiment.model
     if model_config.vocab_size is None:
         model_config = replace(model_config, vocab_size=tokenizer.size)
@@ -53,6 +54,6 @@ def pretrain(experiment: Experiment, run: RunDirectory) -> dict[str, Any]:
         ),
         directory=stage,
     )
-    result = {"stage": "pretrain", **fit(bench)}
+    result = {"stage": "pretrain", **fit(bench, stop)}
     stage.complete(result)
     return result

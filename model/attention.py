@@ -5,6 +5,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from model.config import ModelConfig
@@ -23,7 +24,7 @@ class KVCache(NamedTuple):
     values: Float[Array, "L B S K H"]
 
 
-def init_cache(config: ModelConfig, batch: int, length: int, dtype: jnp.dtype) -> KVCache:
+def init_cache(config: ModelConfig, batch: int, length: int, dtype: DTypeLike) -> KVCache:
     """An empty cache for `batch` sequences of at most `length` tokens."""
     shape = (config.layers, batch, length, config.key_value_heads, config.head_dim)
     return KVCache(keys=jnp.zeros(shape, dtype), values=jnp.zeros(shape, dtype))
@@ -62,7 +63,7 @@ class Attention(nn.Module):
 
     config: ModelConfig
     rules: ShardingRules
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(

@@ -62,6 +62,9 @@ class ModelConfig:
         for name in ("kv_heads", "mlp_width", "vocab_size", "attention_window"):
             if getattr(self, name) is not None:
                 _at_least_one(name, getattr(self, name))
+        for name in ("rope_theta", "rope_scaling", "norm_epsilon", "init_std"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise UserError(f"model.{name}={getattr(self, name)} must be a positive number.")
         if self.width % self.heads:
             divisors = [h for h in range(1, self.width + 1) if self.width % h == 0]
             nearest = min(divisors, key=lambda h: (abs(h - self.heads), h))

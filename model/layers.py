@@ -2,7 +2,7 @@
 
 Dimension letters, here and everywhere: B batch, T tokens (queries), S tokens seen (keys), D width,
 N query heads, K key-value heads, G query heads per key-value head, H head dimension, F feed-forward,
-V vocabulary, L layers.
+V vocabulary, L layers; half is H / 2.
 """
 
 import math
@@ -11,6 +11,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from model.config import ModelConfig
@@ -19,7 +20,7 @@ from model.sharding import Axes
 Initializer = Callable[..., Array]
 
 
-def wide(dtype: jnp.dtype) -> jnp.dtype:
+def wide(dtype: DTypeLike) -> jnp.dtype:
     """At least float32: where statistics, softmax and losses are computed."""
     return jnp.promote_types(dtype, jnp.float32)
 
@@ -30,7 +31,7 @@ def parameter(
     shape: tuple[int, ...],
     axes: Axes,
     init: Initializer,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
 ) -> Array:
     """Declare a float32 parameter once, with shape, logical axes and initializer, and cast it for computing."""
     return jnp.asarray(module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32), dtype)
@@ -68,7 +69,7 @@ class FeedForward(nn.Module):
     """Two matrices around a non-linearity; SwiGLU adds a third that gates (Shazeer 2020)."""
 
     config: ModelConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
@@ -96,7 +97,7 @@ def sinusoids(positions: Int[Array, "B T"], width: int) -> Float[Array, "B T D"]
     return jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1).reshape(*positions.shape, width)
 
 
-def rope_frequencies(config: ModelConfig) -> Float[Array, "H/2"]:
+def rope_frequencies(config: ModelConfig) -> Float[Array, "half"]:
     """Rotary frequencies (Su et al. 2021), with Llama 3.1's scaling where `rope_scaling` is not 1.
 
     Llama 3.1 keeps wavelengths under 8192/4 positions, divides the frequency of those over 8192 by the
@@ -112,9 +113,13 @@ def rope_frequencies(config: ModelConfig) -> Float[Array, "H/2"]:
 
 
 def rotate(
-    x: Float[Array, "B T N H"], positions: Int[Array, "B T"], frequencies: Float[Array, "H/2"]
+    x: Float[Array, "B T N H"], positions: Int[Array, "B T"], frequencies: Float[Array, "half"]
 ) -> Float[Array, "B T N H"]:
-    """Turn dimension pairs (i, i + H/2) by position x frequency (Su et al. 2021, equation 34)."""
+    """Turn dimension pairs by position x frequency (Su et al. 2021, equation 34).
+
+    The paper pairs neighbours; here dimension i goes with i + H/2, as in GPT-NeoX and Hugging Face's Llama: the same
+    up to the order of the dimensions.
+    """
     angles = positions[..., None, None] * frequencies
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     first, second = jnp.split(x.astype(wide(x.dtype)), 2, axis=-1)

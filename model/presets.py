@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from model.config import ModelConfig
-from model.errors import unknown
 
 GPT2_VOCABULARY = 50_257
 LLAMA3_VOCABULARY = 128_256
@@ -83,6 +82,8 @@ def small(depth: int, context_length: int = 256) -> ModelConfig:
 
 
 PRESETS: dict[str, ModelConfig] = {
+    # Vaswani et al. 2017, table 3, "base"; 37,000 shared BPE tokens (section 5.1).
+    "vaswani2017": replace(vaswani2017(6, 512, 8), vocab_size=37_000),
     "gpt2-124m": gpt2(12, 768, 12),
     "gpt2-355m": gpt2(24, 1024, 16),
     "gpt2-774m": gpt2(36, 1280, 20),
@@ -103,10 +104,3 @@ PRESETS: dict[str, ModelConfig] = {
 }
 # Deep models compile as one loop and recompute in backward; their whole logits would not fit either.
 PRESETS = {name: replace(config, scan=True, remat="full") for name, config in PRESETS.items()}
-
-
-def preset(name: str) -> ModelConfig:
-    """The published architecture called `name`, or an error with the nearest name."""
-    if name not in PRESETS:
-        raise unknown("model preset", name, PRESETS)
-    return PRESETS[name]

@@ -17,7 +17,9 @@ def distribution(logits: Float[Array, "*B V"], sampling: SamplingConfig) -> Floa
     logits = logits.astype(wide(logits.dtype))
     if sampling.temperature == 0:
         return jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1], dtype=logits.dtype)
-    probabilities = jax.nn.softmax(logits / sampling.temperature, axis=-1)
+    # From the largest down, so that even a minute temperature divides without overflow.
+    logits = logits - logits.max(-1, keepdims=True)
+    probabilities = jax.nn.softmax(logits / max(sampling.temperature, 1e-6), axis=-1)
     ranked_ids = jnp.argsort(-probabilities, axis=-1)
     ranked = jnp.take_along_axis(probabilities, ranked_ids, axis=-1)
     keep = jnp.ones_like(ranked, dtype=bool)

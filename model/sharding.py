@@ -9,7 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from model.config import MeshConfig
 from model.errors import UserError
@@ -91,7 +91,7 @@ def logical_axes(boxed: Any) -> Any:
     return jax.tree.map(tuple, specs, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec))
 
 
-def state_shardings(mesh: Mesh, rules: ShardingRules, axes: Any, state: Any) -> Any:
+def state_shardings(mesh: Mesh | AbstractMesh, rules: ShardingRules, axes: Any, state: Any) -> Any:
     """A `NamedSharding` for every array of `state`, which holds parameters or trees shaped like them.
 
     An optimizer keeps its moments in trees that end in the parameters' own paths; such a leaf is split
@@ -117,7 +117,9 @@ def _keys(path: Any) -> tuple[str, ...]:
     return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)
 
 
-def _check_divides(mesh: Mesh, spec: PartitionSpec, names: Axes, shape: tuple[int, ...], path: Axes) -> None:
+def _check_divides(
+    mesh: Mesh | AbstractMesh, spec: PartitionSpec, names: Axes, shape: tuple[int, ...], path: Axes
+) -> None:
     for name, size, entry in zip(names, shape, spec, strict=True):
         parts = 1
         for axis in (entry,) if isinstance(entry, str) else entry or ():

@@ -69,8 +69,8 @@ class Tokenizer:
         return max(self.inner.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, text: str) -> list[int]:
-        """The ids of plain text."""
-        return self.inner.encode(text, add_special_tokens=False).ids
+        """The ids of plain text. A lone surrogate (from a command line that is no UTF-8) becomes a question mark."""
+        return self.inner.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for each text, in the library's threads."""

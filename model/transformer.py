@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from model.attention import Attention, KVCache
@@ -21,7 +22,7 @@ class Block(nn.Module):
 
     config: ModelConfig
     rules: ShardingRules
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
@@ -52,7 +53,7 @@ class Transformer(nn.Module):
 
     config: ModelConfig
     rules: ShardingRules = ShardingRules()
-    dtype: jnp.dtype = jnp.float32  # what products are computed in; parameters are float32
+    dtype: DTypeLike = jnp.float32  # what products are computed in; parameters are float32
 
     def setup(self) -> None:
         c = self.config

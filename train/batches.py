@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from model.errors import UserError
 from train.corpus import TokenStream
 
+Batches = grain.MapDataset  # of `Batch`: length and random access
 AnyArray = np.ndarray | Array  # made on the host, then placed on devices
 
 
@@ -55,7 +56,7 @@ class PackedRows:
 
 
 def cut_pieces(
-    starts: Int[np.ndarray, "documents+1"], length: int
+    starts: Int[np.ndarray, "starts"], length: int
 ) -> tuple[Int[np.ndarray, "pieces"], Int[np.ndarray, "pieces"]]:
     """Start and size of the pieces, at most `length` long, that documents are cut into."""
     sizes = np.diff(starts)
@@ -66,7 +67,9 @@ def cut_pieces(
     return piece_starts, np.minimum(length, np.repeat(starts[1:], counts) - piece_starts)
 
 
-def pack(sizes: Int[np.ndarray, "pieces"], length: int) -> tuple[Int[np.ndarray, "pieces"], Int[np.ndarray, "rows+1"]]:
+def pack(
+    sizes: Int[np.ndarray, "pieces"], length: int
+) -> tuple[Int[np.ndarray, "pieces"], Int[np.ndarray, "row_starts"]]:
     """Best fit, longest first: each piece goes to the fullest row that still has room for it.
 
     Returns:
@@ -94,9 +97,7 @@ def pack(sizes: Int[np.ndarray, "pieces"], length: int) -> tuple[Int[np.ndarray,
     return order, np.concatenate([[0], np.cumsum(np.bincount(row_of, minlength=rows))])
 
 
-def training_batches(
-    sources: Sequence[PackedRows], weights: Sequence[float], batch_size: int, seed: int
-) -> "grain.MapDataset[Batch]":
+def training_batches(sources: Sequence[PackedRows], weights: Sequence[float], batch_size: int, seed: int) -> Batches:
     """Endless batches of shuffled rows, by index.
 
     Args:
@@ -110,22 +111,24 @@ def training_batches(
     return mixed.batch(batch_size)
 
 
-def validation_batches(sources: Sequence[PackedRows], batch_size: int) -> "grain.MapDataset[Batch]":
-    """Every held-out row once, in order; the last batch is filled up with padding."""
+def validation_batches(sources: Sequence[PackedRows], batch_size: int) -> Batches:
+    """Every held-out row once; the last batch is filled up with padding.
+
+    Packing puts long documents first, so rows come in a fixed shuffled order: the first few batches are a fair
+    sample of all sources.
+    """
 
     def fill(rows: Batch) -> Batch:
         missing = batch_size - len(rows.tokens)
         return Batch(*(np.pad(array, ((0, missing), (0, 0))) for array in rows))
 
-    every = grain.MapDataset.concatenate([grain.MapDataset.source(rows) for rows in sources])
+    every = grain.MapDataset.concatenate([grain.MapDataset.source(rows) for rows in sources]).shuffle(seed=0)
     return every.batch(batch_size).map(fill)
 
 
-def prefetch(batches: "grain.MapDataset[Batch]", start: int) -> Iterator[Batch]:
+def prefetch(batches: Batches, start: int) -> Iterator[Batch]:
     """Batches `start`, `start + 1`, ... made by a thread ahead of their use."""
-    iterator = iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
-    iterator.set_state({"next_index": start})
-    return iterator
+    return iter(batches[start:].to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
 
 def check_long_enough(stream: TokenStream, length: int, spec: str) -> None:

@@ -27,6 +27,7 @@ class Checkpoints:
     def __init__(self, directory: Path, keep: int | None = None) -> None:
         """Open the folder; `keep` is how many checkpoints stay, None to only read."""
         self.directory = directory.absolute()
+        self._writable = keep is not None
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             read_only=keep is None,
@@ -112,13 +113,16 @@ class Checkpoints:
                 except Exception as error:
                     damage = str(error).splitlines()[0][:200]
                 else:
-                    if failures and not self._manager._options.read_only:
+                    if failures and self._writable:
                         self._set_aside([failed for failed, _ in failures])
                     return step, restored
             failures.append((step, damage))
             say(f"checkpoint {step} cannot be read ({damage}); trying the one before.")
         if failures:
-            raise UserError(f"none of the checkpoints under {str(self.directory)!r} can be read: {steps}.")
+            raise UserError(
+                f"none of the checkpoints under {str(self.directory)!r} can be read: {', '.join(map(str, steps))}. "
+                "If none of them matters, delete that folder and the run starts anew."
+            )
         return None
 
     def _record_sizes(self) -> None:

@@ -114,13 +114,14 @@ class TrainConfig:
                 f"train.accumulation={self.accumulation} does not divide train.batch_size={self.batch_size}."
             )
         for name in ("learning_rate", "muon_learning_rate", "epsilon", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"train.{name}={getattr(self, name)} must be positive.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"train.{name}={getattr(self, name)} must be a positive number.")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"train.{name}={getattr(self, name)} must lie in [0, 1).")
         for name in ("decay_fraction", "final_learning_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"train.{name}={getattr(self, name)} must lie between 0 and 1.")
-        if self.warmup_steps < 0 or self.weight_decay < 0 or self.sample_tokens < 0:
-            raise UserError("train.warmup_steps, train.weight_decay and train.sample_tokens must not be negative.")
+        for name in ("warmup_steps", "weight_decay", "sample_tokens"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"train.{name}={getattr(self, name)} must be 0 or a positive number.")

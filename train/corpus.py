@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Integer
 
 from model.errors import UserError
 from model.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
@@ -32,8 +32,8 @@ class TokenStream:
     every token of it and the document end that follows, each exactly once.
     """
 
-    tokens: Int[np.ndarray, "N"]
-    starts: Int[np.ndarray, "documents+1"]
+    tokens: Integer[np.ndarray, "N"]
+    starts: Integer[np.ndarray, "starts"]
 
 
 def train_tokenizer_once(config: TokenizerConfig, sources: Sequence[Documents]) -> Tokenizer:
@@ -81,7 +81,10 @@ def tokenize(documents: Documents, split: str, tokenizer: Tokenizer) -> TokenStr
 
 
 def _tokenized(documents: Sequence[bytes], spec: str, description: str) -> Iterator[list[int]]:
-    """Ids of each document in order, by worker processes where there is enough text to pay for starting them."""
+    """Ids of each document in order, by worker processes where there is enough text to pay for starting them.
+
+    A document is the work of one process, however long.
+    """
     count, workers = len(documents), os.cpu_count() or 1
     step = max(1, min(DOCUMENTS_PER_TASK, -(-count // (4 * workers))))
     tasks = [(documents, start, min(start + step, count), spec) for start in range(0, count, step)]
@@ -112,7 +115,7 @@ def _in_processes(tasks: Iterable[Task], workers: int) -> Iterator[list[list[int
 def _tokenize_task(task: Task) -> list[list[int]]:
     documents, start, stop, spec = task
     tokenizer = Tokenizer.from_json(spec)
-    return tokenizer.encode_many([documents[index].decode() for index in range(start, stop)])
+    return tokenizer.encode_many([documents[index].decode(errors="replace") for index in range(start, stop)])
 
 
 def _texts(sources: Sequence[Documents], advance: Callable[..., None]) -> Iterator[str]:

@@ -1,14 +1,14 @@
 """Loss on the held-out split, in nats per token and bits per byte."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Int
 
-from train.batches import Batch
+from train.batches import Batch, Batches
 from train.step import place
 
 
@@ -24,7 +24,7 @@ class Evaluation(NamedTuple):
 def evaluate(
     loss_of: Callable[[Any, Batch], Any],
     params: Any,
-    batches: Sequence[Batch],
+    batches: Batches,
     sharding: NamedSharding,
     byte_lengths: Int[np.ndarray, "V"],
     limit: int | None = None,

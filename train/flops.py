@@ -5,6 +5,7 @@ import time
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from model.config import ModelConfig
 
@@ -56,7 +57,7 @@ def peak_flops() -> float:
     return PEAK_FLOPS[max(known, key=len)] * len(devices) if known else measured_matmul_flops(jnp.bfloat16)
 
 
-def measured_matmul_flops(dtype: jnp.dtype, size: int = 2048, seconds: float = 0.3) -> float:
+def measured_matmul_flops(dtype: DTypeLike, size: int = 2048, seconds: float = 0.3) -> float:
     """FLOP/s of square matrix products, one on every device at once: the median of repeats after a warm-up."""
     mesh = jax.make_mesh((jax.device_count(),), ("device",), axis_types=(AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("device"))

@@ -4,7 +4,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from model.errors import UserError
 from model.sharding import ShardingRules
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
-from train.batches import Batch, prefetch
+from train.batches import Batch, Batches, prefetch
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
 from train.evaluation import bits_per_byte, evaluate, text_bytes
@@ -36,7 +36,48 @@ SKIPPED_LIMIT = 10
 
 
 class Interrupted(Exception):
-    """Training was asked to stop, and everything is saved."""
+    """The run was asked to stop, and what it had is saved."""
+
+
+class StopRequest:
+    """SIGTERM and Ctrl-C: `Interrupted` at once, or in a deferred block noted for the loop to find.
+
+    A second signal acts as it always does.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+        self._deferred = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals over while inside."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def note(number: int, frame: Any) -> None:
+            self.received = True
+            for known, handler in before.items():
+                signal.signal(known, handler)
+            if not self._deferred:
+                raise Interrupted
+            say("stopping after this step; the state will be saved ...")
+
+        for number in before:
+            signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Only note a signal while inside."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
 
 
 @dataclass(frozen=True)
@@ -48,27 +89,28 @@ class Workbench:
     mesh: Mesh
     rules: ShardingRules
     tokenizer: Tokenizer
-    training: Any  # endless grain.MapDataset[Batch]
-    validation: Sequence[Batch]
+    training: Batches  # endless
+    validation: Batches
     directory: StageDirectory
 
 
-def fit(bench: Workbench) -> dict[str, Any]:
+def fit(bench: Workbench, stop: StopRequest) -> dict[str, Any]:
     """Train to the last step, continuing from the newest checkpoint.
 
-    All logs of a step are written before its checkpoint, so a checkpoint never lacks a line that belongs to it.
+    All logs of a step are written before its checkpoint, so that a process killed at any moment leaves no checkpoint
+    without its lines.
 
     Returns:
         steps, tokens, seconds, validation_loss (nats per token), validation_bits_per_byte, tokens_per_second, mfu.
 
     Raises:
         Interrupted: SIGTERM or Ctrl-C came; the state is saved.
-        UserError: the state does not fit, training diverged, or a checkpoint could not be written.
+        UserError: the state does not fit, training diverged, or a checkpoint could not be read or written.
     """
     config, model = bench.config, bench.model
     optimizer = make_optimizer(config)
     abstract = abstract_state(model, optimizer, bench.mesh, bench.rules)
-    _check_fits(abstract)
+    check_fits(abstract)
     checkpoints = Checkpoints(bench.directory.checkpoints, keep=config.checkpoints_kept)
     restored = checkpoints.restore(abstract)
     if restored:
@@ -78,17 +120,22 @@ def fit(bench: Workbench) -> dict[str, Any]:
         state, counts = init_state(model, optimizer, bench.mesh, bench.rules, config.seed), Counts()
     logs = Logs(bench.directory, counts.step if restored else -1, config.tensorboard)
     try:
-        with jax.set_mesh(bench.mesh), _stop_on_signal() as stop:
+        with jax.set_mesh(bench.mesh):
             session = _Session(bench, checkpoints, logs, counts)
             if not restored:
                 session.look(state)
             if counts.step < config.steps:
-                state = session.train(state, stop)
+                with stop.deferred():
+                    state = session.train(state, stop)
             checkpoints.wait()
     finally:
         logs.close()
         checkpoints.close()
     evaluations = [row for row in bench.directory.rows("metrics") if "validation_loss" in row]
+    if evaluations[-1]["validation_loss"] is None:
+        raise UserError(
+            f"the held-out loss after step {counts.step} is not finite; nothing more can be learned from it."
+        )
     rate = counts.training_tokens / max(counts.training_seconds, 1e-9)
     return {
         "steps": counts.step,
@@ -128,7 +175,7 @@ class _Session:
         self.peak = peak_flops()
         self.clock = time.perf_counter()
 
-    def train(self, state: TrainState, stop: list[int]) -> TrainState:
+    def train(self, state: TrainState, stop: StopRequest) -> TrainState:
         """All steps that are left."""
         config, counts = self.bench.config, self.counts
         batches = prefetch(self.bench.training, counts.step)
@@ -145,7 +192,7 @@ class _Session:
                 counts.step, counts.tokens = step, counts.tokens + tokens
                 window_tokens += tokens
                 last = step == config.steps
-                if not (last or stop or any(step % every == 0 for every in self._intervals())):
+                if not (last or stop.received or any(step % every == 0 for every in self._intervals())):
                     advance()
                     continue
                 self._check_healthy(metrics)
@@ -159,10 +206,12 @@ class _Session:
                 )
                 advance(note=f"{note}  {rate:,.0f} tokens/s  MFU {self.mfu(rate):.0%}")
                 self.look(state, last)
-                if last or stop or step % config.checkpoint_every == 0:
+                # While updates fail nothing is saved: what is on disk are the last good checkpoints.
+                healthy = metrics["skipped_in_a_row"].item() == 0
+                if last or stop.received or (healthy and step % config.checkpoint_every == 0):
                     self._tick()
                     self.checkpoints.save(state, vars(counts))
-                if stop and not last:
+                if stop.received and not last:
                     self.checkpoints.wait()
                     raise Interrupted
                 window_tokens, window_start = 0, self._tick()
@@ -213,14 +262,15 @@ class _Session:
             raise UserError(
                 f"{in_a_row} updates in a row had a loss or gradient that is not finite; training stopped near step "
                 f"{self.counts.step}. The checkpoints under {str(self.bench.directory.checkpoints)!r} are intact. "
-                f"Try a lower train.learning_rate than {self.bench.config.learning_rate:g}."
+                f"Try a lower train.learning_rate than {self.bench.config.learning_rate:g} in another --run-dir."
             )
 
     def _log(self, step: int, metrics: Metrics, batch: Batch, tokens: int, write: bool) -> str:
         """Write the step's line; returns what the progress bar shows."""
         row = {name: value.item() for name, value in metrics.items() if name != "skipped_in_a_row"}
         row["bits_per_byte"] = bits_per_byte(row["loss"] * tokens, text_bytes(batch, self.byte_lengths))
-        row["learning_rate"] = float(self.schedule(step - 1))
+        # Updates that were skipped do not move the optimizer's own count.
+        row["learning_rate"] = float(self.schedule(step - 1 - row["skipped"]))
         if write:
             self.logs.learned({"step": step, "tokens": self.counts.tokens, **row})
         skipped = f"  {row['skipped']} skipped" if row["skipped"] else ""
@@ -249,7 +299,17 @@ def compute_dtype(precision: str) -> Any:
     return jnp.dtype(precision)
 
 
-def _check_fits(state: TrainState) -> None:
+def check_rows_divide(config: TrainConfig, mesh: Mesh) -> None:
+    """Refuse a batch whose parts cannot be split evenly over the devices."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if config.batch_size // config.accumulation % shards:
+        raise UserError(
+            f"train.batch_size={config.batch_size} in train.accumulation={config.accumulation} parts cannot be split "
+            f"over {shards} devices; the nearest multiple is {-(-config.batch_size // shards) * shards} in one part."
+        )
+
+
+def check_fits(state: TrainState) -> None:
     """Refuse a state that one device cannot hold, before anything is allocated."""
     device = jax.devices()[0]
     if device.platform == "cpu":
@@ -263,24 +323,3 @@ def _check_fits(state: TrainState) -> None:
             f"parameters and optimizer state need {needed / 2**30:,.1f} GiB on each device, which has "
             f"{available / 2**30:,.1f} GiB. Take a smaller preset, or split them over more devices with --mesh.fsdp."
         )
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[list[int]]:
-    """A list that is empty until SIGTERM or Ctrl-C comes; a second signal acts as it always does."""
-    received: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, frame: Any) -> None:
-        received.append(number)
-        say("stopping after this step; the state will be saved ...")
-        for known, handler in before.items():
-            signal.signal(known, handler)
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -19,7 +19,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
+def from_mapping(cls: type[T], mapping: Any, where: str) -> T:
     """The dataclass `cls` that `mapping` describes; keys that are missing take the defaults.
 
     Args:
@@ -39,7 +39,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
         raise UserError(f"{where}: {key}={first['input']!r}: {first['msg']}.") from None
 
 
-def _check_keys(cls: type, mapping: Mapping[str, Any], where: str, path: tuple[str, ...]) -> None:
+def _check_keys(cls: type, mapping: Any, where: str, path: tuple[str, ...]) -> None:
     if not isinstance(mapping, Mapping):
         raise UserError(f"{where}: {'.'.join(path) or 'the file'} must hold keys and values, not {mapping!r}.")
     fields: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(cls)}

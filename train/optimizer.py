@@ -10,39 +10,47 @@ from train.config import TrainConfig
 
 
 def learning_rate(config: TrainConfig, peak: float) -> optax.Schedule:
-    """Learning rate by step: linear warm-up, then cosine, or a plateau with a linear end."""
+    """Learning rate of each update, the first being 0: linear warm-up, then cosine, or a plateau with a linear end.
+
+    The first update already has a share of the peak, and the last one exactly the final rate.
+    """
     warmup = min(config.warmup_steps, config.steps)
     end = peak * config.final_learning_rate
     if config.schedule == "cosine":
-        return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(config.steps, warmup + 1), end)
+        by_step = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(config.steps, warmup + 1), end)
+        return lambda update: by_step(update + 1)
     decay = min(round(config.steps * config.decay_fraction), config.steps - warmup)
     parts = [
         optax.linear_schedule(0.0, peak, warmup),
         optax.constant_schedule(peak),
         optax.linear_schedule(peak, end, decay),
     ]
-    return optax.join_schedules(parts, [warmup, config.steps - decay])
+    by_step = optax.join_schedules(parts, [warmup, config.steps - decay])
+    return lambda update: by_step(update + 1)
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """Clip, then AdamW or Muon; weight decay on matrices only."""
     clip = optax.clip_by_global_norm(config.clip_norm)
     rate = learning_rate(config, config.learning_rate)
+    adamw = optax.adamw(
+        rate, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay, mask=is_matrix
+    )
     if config.optimizer == "adamw":
-        update = optax.adamw(
-            rate, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay, mask=is_matrix
-        )
-    else:
-        update = muon(
-            learning_rate(config, config.muon_learning_rate),
-            weight_decay=config.weight_decay,
-            adam_learning_rate=rate,
-            adam_b1=config.beta1,
-            adam_b2=config.beta2,
-            eps=config.epsilon,
-            muon_weight_dimension_numbers=muon_dimensions,
-        )
-    return optax.chain(clip, update)
+        return optax.chain(clip, adamw)
+    matrices = muon(
+        learning_rate(config, config.muon_learning_rate),
+        weight_decay=config.weight_decay,
+        muon_weight_dimension_numbers=muon_dimensions,
+    )
+    return optax.chain(clip, optax.partition({"adamw": adamw, "muon": matrices}, _rule))
+
+
+def _rule(params: Any) -> Any:
+    """Which of the two rules of Muon's runs moves each parameter."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: "adamw" if _dimensions(path, leaf) is None else "muon", params
+    )
 
 
 def is_matrix(params: Any) -> Any:
@@ -56,17 +64,17 @@ def muon_dimensions(params: Any) -> Any:
     Query, key, value, up and gate read from the width, the axis after the layers; output and down write to it,
     their last axis.
     """
+    return jax.tree_util.tree_map_with_path(_dimensions, params)
 
-    def dimensions(path: Any, leaf: Any) -> MuonDimensionNumbers | None:
-        name = _name(path)
-        if not _is_matrix(name) or not any(_key(entry) == "layers" for entry in path):
-            return None
-        axes = tuple(range(1, leaf.ndim))
-        if name in ("output", "down"):
-            return MuonDimensionNumbers(reduction_axis=axes[:-1], output_axis=axes[-1:])
-        return MuonDimensionNumbers(reduction_axis=axes[:1], output_axis=axes[1:])
 
-    return jax.tree_util.tree_map_with_path(dimensions, params)
+def _dimensions(path: Any, leaf: Any) -> MuonDimensionNumbers | None:
+    name = _name(path)
+    if not _is_matrix(name) or not any(_key(entry) == "layers" for entry in path):
+        return None
+    axes = tuple(range(1, leaf.ndim))
+    if name in ("output", "down"):
+        return MuonDimensionNumbers(reduction_axis=axes[:-1], output_axis=axes[-1:])
+    return MuonDimensionNumbers(reduction_axis=axes[:1], output_axis=axes[1:])
 
 
 def _is_matrix(name: str) -> bool:

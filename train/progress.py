@@ -1,11 +1,13 @@
 """What people see while they wait: bars with an ETA on a terminal, plain lines elsewhere. All on stderr."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+SECONDS_BETWEEN_LINES = 30
 console = Console(stderr=True, highlight=False, emoji=False)
 
 
@@ -16,7 +18,7 @@ def say(line: str) -> None:
 
 @contextmanager
 def bar(description: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
-    """A progress bar; yields `advance(n, note="")`. Off a terminal only the start and the end are told."""
+    """A progress bar; yields `advance(n, note=None)`. Off a terminal a line every half minute, and at both ends."""
     progress = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -29,12 +31,18 @@ def bar(description: str, total: int, done: int = 0) -> Iterator[Callable[..., N
     )
     if not console.is_terminal:
         say(f"{description} ...")
+    told = time.monotonic()
     with progress:
         task = progress.add_task(description, total=total, completed=done, note="")
+        state = progress.tasks[0]
 
         def advance(n: int = 1, note: str | None = None) -> None:
             if note is not None:
                 progress.update(task, note=note)
             progress.advance(task, n)
+            nonlocal told
+            if not console.is_terminal and (state.finished or time.monotonic() - told > SECONDS_BETWEEN_LINES):
+                told = time.monotonic()
+                say(f"{description}: {state.completed:g} of {total}  {state.fields['note']}".rstrip())
 
         yield advance

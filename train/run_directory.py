@@ -40,7 +40,10 @@ class StageDirectory:
     @property
     def result(self) -> dict[str, Any] | None:
         """What the stage came to, or None while it is not complete."""
-        return json.loads(self._result.read_text()) if self._result.exists() else None
+        try:
+            return json.loads(self._result.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):  # cut short by a power failure: as good as none
+            return None
 
     def complete(self, result: Mapping[str, Any]) -> None:
         """Mark the stage complete."""
@@ -54,6 +57,7 @@ class RunDirectory:
         self.path = path
         self.config_path = path / "config.yaml"
         self.tokenizer_path = path / "tokenizer.json"
+        self.data_path = path / "data.json"
         self.environment_path = path / "environment.json"
 
     def stage(self, name: str) -> StageDirectory:
@@ -62,7 +66,7 @@ class RunDirectory:
 
     def stages(self) -> list[str]:
         """Names of the stages that have begun, oldest first."""
-        found = [child for child in self.path.iterdir() if (child / "metrics.jsonl").exists()]
+        found = [log.parent for log in self.path.glob("*/metrics.jsonl")]
         return [child.name for child in sorted(found, key=lambda child: child.stat().st_ctime)]
 
     def config(self) -> dict[str, Any]:
@@ -73,15 +77,20 @@ class RunDirectory:
         """
         if not self.config_path.exists():
             raise UserError(f"{str(self.path)!r} holds no run (no {self.config_path.name} in it).")
-        return yaml.safe_load(self.config_path.read_text())
+        config = yaml.safe_load(self.config_path.read_text())
+        if not isinstance(config, dict):
+            raise UserError(f"{str(self.config_path)!r} is damaged: it holds no config.")
+        return config
 
     def claim(self, config: Mapping[str, Any]) -> None:
-        """Take an empty folder for `config`, or find that it already holds the same one.
+        """Take the folder for `config`, or find that it already holds a run of the same one.
+
+        A folder in which no stage has begun holds nothing to lose, and is taken anew.
 
         Raises:
-            UserError: it holds another config (the differences are shown), or things that are no run.
+            UserError: it holds a run of another config; the differences are shown.
         """
-        if self.config_path.exists():
+        if self.stages():
             changed = differences(self.config(), config)
             if changed:
                 lines = "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, old, new in changed)
@@ -90,18 +99,53 @@ class RunDirectory:
                     "Choose another folder with --run-dir, or delete that one."
                 )
             return
-        strangers = [child.name for child in self.path.iterdir() if not child.name.startswith(".")]
-        if strangers:
-            raise UserError(f"{str(self.path)!r} is not empty and holds no run: {', '.join(sorted(strangers)[:5])}.")
+        for path in (self.tokenizer_path, self.data_path):
+            path.unlink(missing_ok=True)
         write_atomically(self.config_path, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+
+    def claim_data(self, keys: Mapping[str, str]) -> None:
+        """Note which text the run learns from, or find that it is still the same.
+
+        Args:
+            keys: by source, a key that changes with its text.
+
+        Raises:
+            UserError: a source's text has changed since the run began.
+        """
+        if not self.data_path.exists():
+            write_atomically(self.data_path, json.dumps(dict(keys), indent=2) + "\n")
+            return
+        before = json.loads(self.data_path.read_text())
+        changed = [spec for spec, key in keys.items() if before.get(spec) != key]
+        if changed:
+            raise UserError(
+                f"{str(self.path)!r} was begun on other text: {', '.join(changed)} changed since. Nothing was changed; "
+                "bring the text back, or begin another run with --run-dir."
+            )
+
+    def add_session(self, session: Mapping[str, Any]) -> None:
+        """Add to environment.json how this process came to work on the run."""
+        sessions = self.sessions() if self.stages() else []
+        write_atomically(self.environment_path, json.dumps([*sessions, dict(session)], indent=2) + "\n")
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """How each process that trained came to: versions, revision, devices, command."""
+        return json.loads(self.environment_path.read_text()) if self.environment_path.exists() else []
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder against other processes; the system lets go when the process ends, however it ends."""
+        """Hold the folder against other processes; the system lets go when the process ends, however it ends.
+
+        Raises:
+            UserError: another process holds it, or it is no folder for a run.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise UserError(f"{str(self.path)!r} is a file, not a folder for a run.") from None
+        strangers = [] if self.config_path.exists() else sorted(child.name for child in self.path.iterdir())
+        if any(name != ".lock" for name in strangers):
+            raise UserError(f"{str(self.path)!r} is not empty and holds no run: {', '.join(strangers[:5])}.")
         with (self.path / ".lock").open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,7 +163,10 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a file that is either the old one or the new one at every moment."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        scratch.write_text(text, encoding="utf-8")
+        with scratch.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)

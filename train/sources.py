@@ -122,7 +122,7 @@ class TextCut(Sequence[bytes]):
         return len(self.inner)
 
     def __getitem__(self, index: Any) -> Any:
-        text = self.inner[index].decode()
+        text = self.inner[index].decode(errors="replace")
         cut = int(len(text) * (1 - self.fraction))
         return (text[cut:] if self.held_out else text[:cut]).encode()
 
@@ -167,21 +167,24 @@ def _tfds(spec: str, name: str, fraction: float) -> Documents:
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
+    tensorflow = importlib.util.find_spec("tensorflow") is not None
     root = os.environ.get("TFDS_DATA_DIR", str(Path("~/tensorflow_datasets").expanduser()))
     try:
         try:
             builder = tfds.builder(name, data_dir=root)
+        except tfds.core.DatasetNotFoundError:
+            hint = "" if tensorflow else " Some of TFDS's own (c4, wiki40b, ...) are known only where TensorFlow is: "
+            hint += "" if tensorflow else "pip install 'narrador[tfds-prepare]'."
+            raise UserError(f"source {spec!r}: TFDS finds no dataset {name!r} under {root}.{hint}") from None
         except (AssertionError, ValueError) as error:  # no such version, config or name
             raise UserError(f"source {spec!r}: {str(error).splitlines()[0]}") from None
         if not Path(builder.data_dir).exists():
-            if importlib.util.find_spec("tensorflow") is None:
+            if not tensorflow:
                 raise ImportError("there is no TensorFlow")
             builder = tfds.builder(name, data_dir=root, file_format="array_record")
             say(f"preparing {spec} under {builder.data_dir}")
             builder.download_and_prepare()
         sources = {split: builder.as_data_source(split=split) for split in builder.info.splits}
-    except tfds.core.DatasetNotFoundError:
-        raise UserError(f"source {spec!r}: TFDS finds no dataset {name!r} under {root}, nor one to prepare.") from None
     except ImportError as error:
         raise UserError(
             f"source {spec!r} is not prepared under {root}, and preparing it needs TensorFlow ({error}): "

@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from model.config import ModelConfig
+from model.config import MeshConfig, ModelConfig
 from model.errors import UserError, unknown
-from model.sharding import MeshConfig, ShardingRules, logical_axes, make_mesh, state_shardings
+from model.sharding import ShardingRules, logical_axes, make_mesh, state_shardings
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from train.checkpoint import Checkpoints
@@ -33,7 +33,7 @@ class Trained:
 
 
 def open_trained(spec: str | None) -> Trained:
-    """Load the newest checkpoint of a run's stage.
+    """Load what a run has learned.
 
     Args:
         spec: DIR or DIR:STAGE; without a stage the last one begun, without anything the run in `runs/` that was
@@ -42,20 +42,27 @@ def open_trained(spec: str | None) -> Trained:
     Raises:
         UserError: no such run or stage, or no checkpoint yet.
     """
-    directory, _, stage = (spec or str(_latest_run())).partition(":")
-    run = RunDirectory(Path(directory))
-    config = from_mapping(ModelConfig, run.config()["model"], str(run.config_path))
+    if spec is None:
+        return load(_latest_run())
+    if Path(spec).is_dir() or ":" not in spec:
+        return load(RunDirectory(Path(spec)))
+    directory, _, stage = spec.rpartition(":")
+    return load(RunDirectory(Path(directory)), stage)
+
+
+def load(run: RunDirectory, stage: str | None = None) -> Trained:
+    """Load the newest checkpoint of a run's stage, by default the last one begun."""
+    config = from_mapping(ModelConfig, run.config().get("model", {}), str(run.config_path))
     stages = run.stages()
     if not stages:
-        raise UserError(f"{directory!r} has no checkpoint yet.")
-    if stage and stage not in stages:
-        raise unknown(f"stage of {directory!r}", stage, stages)
+        raise UserError(f"{str(run.path)!r} has no checkpoint yet.")
+    if stage is not None and stage not in stages:
+        raise unknown(f"stage of {str(run.path)!r}", stage, stages)
     stage = stage or stages[-1]
     tokenizer = Tokenizer.load(run.tokenizer_path)
     if config.vocab_size is None:
         config = replace(config, vocab_size=tokenizer.size)
-    # Asking runs the layers unrolled, without recomputation: there is no backward pass.
-    model = Transformer(replace(config, scan=False, remat="none") if config.layers <= 48 else config)
+    model = Transformer(replace(config, remat="none"))  # asking has no backward pass
     checkpoints = Checkpoints(run.stage(stage).checkpoints)
     try:
         params, meta = checkpoints.restore_params(_abstract_params(model))
@@ -72,8 +79,8 @@ def _abstract_params(model: Transformer) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
-def _latest_run() -> Path:
+def _latest_run() -> RunDirectory:
     begun = list(RUNS.glob("*/*/metrics.jsonl"))
     if not begun:
         raise UserError(f"no run under {str(RUNS)!r}; name one with --run DIR, or train one with 'narrador run tiny'.")
-    return max(begun, key=lambda path: path.stat().st_mtime).parent.parent
+    return RunDirectory(max(begun, key=lambda path: path.stat().st_mtime).parent.parent)

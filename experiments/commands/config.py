@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -76,9 +77,14 @@ def _show(arguments: Show) -> None:
     import yaml
 
     from experiments.config import find_experiment, parameter_count
+    from model.tokenizer import Tokenizer
     from train.mapping import to_mapping
 
     _, experiment = find_experiment(arguments.name)
+    tokenizer = Path(arguments.name) / "tokenizer.json"
+    if experiment.model.vocab_size is None and tokenizer.exists():  # a run knows what its tokenizer came to
+        size = Tokenizer.load(tokenizer).size
+        experiment = replace(experiment, model=replace(experiment.model, vocab_size=size))
     config, count = to_mapping(experiment), parameter_count(experiment)
     if arguments.json:
         print(json.dumps({**config, "parameters": count}))

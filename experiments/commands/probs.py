@@ -43,12 +43,14 @@ def main(argv: Sequence[str]) -> None:
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     grid = Table(box=None, show_header=False, pad_edge=False)
     largest = max(row["probability"] for row in table["tokens"])
     for row in table["tokens"]:
         bar = "█" * max(1, round(30 * row["probability"] / largest)) if row["probability"] > 0 else ""
-        grid.add_row(repr(row["text"])[1:-1].replace(" ", "·"), f"{row['probability']:7.2%}", f"[cyan]{bar}[/cyan]")
+        name = Text(repr(row["text"])[1:-1].replace(" ", "·"))  # not markup, whatever brackets it holds
+        grid.add_row(name, f"{row['probability']:7.2%}", f"[cyan]{bar}[/cyan]")
     grid.add_row("[dim]the rest[/dim]", f"{table['rest']:7.2%}", "")
     console = Console(highlight=False)
     console.print(grid)

@@ -43,30 +43,34 @@ def main(argv: Sequence[str]) -> int:
     )
     experiment = arguments.experiment
     experiment.check()
-    directory = arguments.run_dir or Path("runs") / name
+    # Naming a run goes on with it where it is.
+    directory = arguments.run_dir or (Path(argv[0]) if Path(argv[0]).is_dir() else Path("runs") / name)
 
-    from train.run_directory import RunDirectory, write_atomically
+    from train.run_directory import RunDirectory
 
     run = RunDirectory(directory)
     with run.lock():
         run.claim(to_mapping(experiment))
-        from experiments.machine import environment, prepare_jax
+        from experiments.machine import prepare_jax, session
 
         prepare_jax(experiment.train.cpu_devices)
         from experiments.report import write_report
         from experiments.stages import pretrain
-        from train.loop import Interrupted
+        from train.loop import Interrupted, StopRequest
         from train.progress import say
 
-        write_atomically(run.environment_path, json.dumps(environment(), indent=2) + "\n")
+        stop = StopRequest()
         try:
-            result = pretrain(experiment, run)
+            with stop.listening():
+                if run.stage("pretrain").result is None:
+                    run.add_session(session())
+                result = {"run_dir": str(directory), **pretrain(experiment, run, stop)}
+                write_report(run)
         except Interrupted:
-            command = shlex.join(["narrador", "run", *argv])
-            say(f"saved under {directory}. Go on with:\n  {command}")
+            say(f"saved under {directory}. Go on with:\n  {shlex.join(['narrador', 'run', *argv])}")
+            if arguments.json:
+                print(json.dumps({"run_dir": str(directory), "interrupted": True}))
             return 0
-        write_report(run)
-    result = {"run_dir": str(directory), **result}
     if arguments.json:
         print(json.dumps(result))
     else:

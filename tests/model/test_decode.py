@@ -57,7 +57,7 @@ def test_stream_shows_the_distribution_of_the_full_pass():
     sampling = SamplingConfig(temperature=0.7, top_k=5)
     tokens = [5, 17, 3]
     for token, probabilities in stream(model, params, tokens, sampling, jax.random.key(3), max_tokens=5):
-        expected = distribution(full_pass(model, params, [tokens])[0, -1], sampling)
+        expected = distribution(jnp.asarray(full_pass(model, params, [tokens])[0, -1]), sampling)
         np.testing.assert_allclose(probabilities, expected, atol=1e-5)
         assert probabilities[token] > 0
         tokens = [*tokens, token]

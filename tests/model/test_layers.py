@@ -25,7 +25,7 @@ def test_rotary_scores_depend_only_on_the_distance(shift):
     positions = jnp.array([[0, 1, 2, 5, 9, 31]])
 
     def scores(positions):
-        rotated = rotate(query, positions, frequencies), rotate(key, positions, frequencies)
+        rotated = (rotate(jnp.asarray(x), positions, frequencies) for x in (query, key))
         return jnp.einsum("BTNH,BSNH->BNTS", *rotated)
 
     np.testing.assert_allclose(scores(positions + shift), scores(positions), atol=2e-4)
@@ -35,14 +35,14 @@ def test_rotary_scores_depend_only_on_the_distance(shift):
 def test_rotation_keeps_lengths_and_leaves_position_zero_alone():
     x, frequencies = normal(2, 5, 3, 8), rope_frequencies(ModelConfig(width=24, heads=3))
     positions = jnp.asarray(np.random.default_rng(0).integers(1, 1000, (2, 5)))
-    rotated = rotate(x, positions, frequencies)
+    rotated = rotate(jnp.asarray(x), positions, frequencies)
     np.testing.assert_allclose(np.linalg.norm(rotated, axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-5)
-    np.testing.assert_array_equal(rotate(x, jnp.zeros_like(positions), frequencies), x)
+    np.testing.assert_array_equal(rotate(jnp.asarray(x), jnp.zeros_like(positions), frequencies), x)
 
 
 def test_rotation_turns_each_pair_by_its_own_angle():
     x, frequencies, position = normal(1, 1, 1, 6), np.array([1.0, 0.3, 0.01]), 7
-    rotated = np.asarray(rotate(x, jnp.array([[position]]), jnp.asarray(frequencies)))[0, 0, 0]
+    rotated = np.asarray(rotate(jnp.asarray(x), jnp.array([[position]]), jnp.asarray(frequencies)))[0, 0, 0]
     for pair, frequency in enumerate(frequencies):
         turned = complex(x[0, 0, 0, pair], x[0, 0, 0, pair + 3]) * np.exp(1j * position * frequency)
         np.testing.assert_allclose([rotated[pair], rotated[pair + 3]], [turned.real, turned.imag], rtol=1e-5)
@@ -81,7 +81,7 @@ def test_norms_against_their_formulas(epsilon):
         ("rmsnorm", {"scale": scale}, rmsnorm),
     ):
         layer = Norm(ModelConfig(width=8, heads=2, norm=norm, norm_epsilon=epsilon))
-        np.testing.assert_allclose(layer.apply({"params": params}, x), expected, atol=1e-5)
+        np.testing.assert_allclose(layer.apply({"params": params}, jnp.asarray(x)), expected, atol=1e-5)
 
 
 def test_norm_statistics_of_bfloat16_are_float32():
@@ -107,6 +107,6 @@ def test_feed_forward_against_numpy(activation):
         "gelu": 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3))),
         "swiglu": h * g / (1 + np.exp(-g)),
     }[activation]
-    out = FeedForward(config, jnp.float32).apply({"params": params}, x)
+    out = FeedForward(config, jnp.float32).apply({"params": params}, jnp.asarray(x))
     np.testing.assert_allclose(out, hidden @ down + down_bias, atol=1e-5)
     assert isinstance(out, jax.Array)

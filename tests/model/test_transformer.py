@@ -42,7 +42,7 @@ def gradient_and_outputs(model, params, tokens):
 def test_gradient_reaches_exactly_the_tokens_so_far(family):
     model, params = model_and_parameters(FAMILIES[family])
     length = 8
-    tokens = np.arange(length)[None] + 3  # distinct, so that a row of the embedding is a position
+    tokens = jnp.arange(length)[None] + 3  # distinct, so that a row of the embedding is a position
 
     @jax.jit
     @jax.jacrev
@@ -58,9 +58,10 @@ def test_gradient_reaches_exactly_the_tokens_so_far(family):
 def test_dense_and_banded_layers_take_turns():
     config, length = replace(FAMILIES["gpt3"], layers=4), 8
     attention = Attention(config, ShardingRules(), jnp.float32)
-    positions, segments = np.arange(length)[None], np.zeros((1, length), np.int32)
-    x = np.random.default_rng(0).standard_normal((1, length, config.width)).astype(np.float32)
-    shapes = jax.eval_shape(attention.init, jax.random.key(0), x, positions, segments, 0, None)
+    positions, segments = jnp.arange(length)[None], jnp.zeros((1, length), int)
+    x = jax.random.normal(jax.random.key(0), (1, length, config.width))
+    zero = jnp.zeros((), int)
+    shapes = jax.eval_shape(attention.init, jax.random.key(0), x, positions, segments, zero, None)
     params = random_parameters(nn.unbox(shapes))
 
     @jax.jit
@@ -79,7 +80,8 @@ def test_attention_mask_against_brute_force(window):
     rng = np.random.default_rng(0)
     query_positions, query_segments = rng.integers(0, 9, (2, 7)), rng.integers(0, 3, (2, 7))
     key_positions, key_segments = rng.integers(0, 9, (2, 6)), rng.integers(0, 3, (2, 6))
-    mask = attention_mask(query_positions, key_positions, query_segments, key_segments, window)
+    places = (query_positions, key_positions, query_segments, key_segments)
+    mask = attention_mask(*map(jnp.asarray, places), window)
     assert mask.shape == (2, 7, 6)
     for b, t, s in np.ndindex(mask.shape):
         back = query_positions[b, t] - key_positions[b, s]

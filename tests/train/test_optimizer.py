@@ -23,9 +23,11 @@ PARAMS = {
     },
 }
 
+FLAT = TrainConfig(steps=10, warmup_steps=0, final_learning_rate=1.0)  # one learning rate for every step
+
 
 def test_adamw_step_by_hand():
-    config = TrainConfig(steps=10, warmup_steps=0, learning_rate=0.1, weight_decay=0.5, clip_norm=1e9, epsilon=1e-3)
+    config = replace(FLAT, learning_rate=0.1, weight_decay=0.5, clip_norm=1e9, epsilon=1e-3)
     optimizer = make_optimizer(config)
     grads = jax.tree.map(lambda leaf: jnp.full_like(leaf, 3.0), PARAMS)
     updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
@@ -39,7 +41,7 @@ def test_adamw_step_by_hand():
 
 
 def test_long_gradients_are_scaled_to_the_clip_norm():
-    config = TrainConfig(steps=10, warmup_steps=0, weight_decay=0.0, clip_norm=1.0, epsilon=1e3, learning_rate=1.0)
+    config = replace(FLAT, weight_decay=0.0, clip_norm=1.0, epsilon=1e3, learning_rate=1.0)
     optimizer = make_optimizer(config)
     grads = jax.tree.map(lambda leaf: jnp.full_like(leaf, 3.0), PARAMS)
     count = sum(leaf.size for leaf in jax.tree.leaves(PARAMS))
@@ -75,9 +77,28 @@ def test_muon_takes_orthogonal_steps_in_each_layers_matrices():
     assert dimensions["layers"]["attention"]["query_bias"] is None
 
 
+def test_beside_muon_the_rest_takes_adamws_own_step():
+    config = TrainConfig(steps=10, warmup_steps=0, weight_decay=0.5, clip_norm=1e9)
+    grads = jax.tree.map(lambda leaf: jnp.full_like(leaf, 3.0), PARAMS)
+    both = []
+    for name in ("adamw", "muon"):
+        optimizer = make_optimizer(replace(config, optimizer=name))
+        both.append(optimizer.update(grads, optimizer.init(PARAMS), PARAMS)[0])
+    adamw, muon = both
+    np.testing.assert_array_equal(adamw["embedding"], muon["embedding"])
+    np.testing.assert_array_equal(adamw["layers"]["mlp_norm"]["scale"], muon["layers"]["mlp_norm"]["scale"])
+    assert np.abs(adamw["layers"]["attention"]["query"] - muon["layers"]["attention"]["query"]).max() > 0
+
+
+def by_step(config):
+    """Learning rate after which step, counted from one; the schedule itself counts updates from zero."""
+    schedule = learning_rate(config, config.learning_rate)
+    return lambda step: schedule(step - 1)
+
+
 def test_cosine_schedule():
     config = TrainConfig(steps=110, warmup_steps=10, learning_rate=2.0, final_learning_rate=0.1)
-    rate = learning_rate(config, config.learning_rate)
+    rate = by_step(config)
     assert float(rate(0)) == 0
     assert float(rate(5)) == pytest.approx(1.0)
     assert float(rate(10)) == pytest.approx(2.0)
@@ -87,7 +108,7 @@ def test_cosine_schedule():
 
 def test_warmup_stable_decay_schedule():
     config = TrainConfig(steps=100, warmup_steps=10, learning_rate=2.0, final_learning_rate=0.0, schedule="wsd")
-    rate = learning_rate(config, config.learning_rate)
+    rate = by_step(config)
     assert [float(rate(step)) for step in (0, 5, 10, 50, 80)] == pytest.approx([0, 1, 2, 2, 2])
     assert float(rate(90)) == pytest.approx(1.0)
     assert float(rate(100)) == pytest.approx(0.0)
