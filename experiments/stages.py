@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from experiments.config import Experiment
+from experiments.machine import session
 from model.errors import UserError
 from model.sharding import ShardingRules, make_mesh
 from model.tokenizer import Tokenizer
@@ -25,6 +26,7 @@ def pretrain(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> di
     check_rows_divide(train, mesh)
     sources = [open_source(spec, data.validation_fraction) for spec in data.sources]
     run.claim_data({source.spec: source.key for source in sources})
+    run.add_session(session())
     if run.tokenizer_path.exists():
         tokenizer = Tokenizer.load(run.tokenizer_path)
     else:

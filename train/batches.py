@@ -1,7 +1,7 @@
 """Packed batches: batch n is a pure function of the seed and n, so the position in the data is the step."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import grain
 import numpy as np
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from model.errors import UserError
 from train.corpus import TokenStream
 
-Batches = grain.MapDataset  # of `Batch`: length and random access
+Batches: TypeAlias = grain.MapDataset  # of `Batch`: length and random access
 AnyArray = np.ndarray | Array  # made on the host, then placed on devices
 
 

@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     run = RunDirectory(directory)
     with run.lock():
         run.claim(to_mapping(experiment))
-        from experiments.machine import prepare_jax, session
+        from experiments.machine import prepare_jax
 
         prepare_jax(experiment.train.cpu_devices)
         from experiments.report import write_report
@@ -62,8 +62,6 @@ def main(argv: Sequence[str]) -> int:
         stop = StopRequest()
         try:
             with stop.listening():
-                if run.stage("pretrain").result is None:
-                    run.add_session(session())
                 result = {"run_dir": str(directory), **pretrain(experiment, run, stop)}
                 write_report(run)
         except Interrupted:

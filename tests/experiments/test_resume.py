@@ -156,14 +156,6 @@ def test_a_disk_that_is_full_while_saving_leaves_the_checkpoint_before(undisturb
     assert_same_run(undisturbed[0], tmp_path)
 
 
-def test_ten_broken_updates_in_a_row_stop_the_run(tmp_path):
-    folder = fresh(tmp_path)
-    done = narrador(*RUN, "--train.learning-rate", "1e38", "--train.warmup-steps", "0", cwd=folder)
-    assert done.returncode == 2, done.stderr
-    assert "10 updates in a row" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_another_config_in_the_folder_is_refused_with_the_difference(undisturbed):
     folder, _ = undisturbed
     before = (folder / "runs/small/config.yaml").read_bytes()
@@ -185,3 +177,39 @@ def test_a_second_process_on_the_folder_is_refused(undisturbed, tmp_path):
     first.wait()
     assert second.returncode == 2
     assert f"in use by another process (pid {first.pid})" in second.stderr
+
+
+def test_text_that_changed_under_a_run_is_refused_and_changes_nothing(undisturbed, tmp_path):
+    copy_unfinished(undisturbed[0], tmp_path)
+    before = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.json*")}
+    with (tmp_path / "text.txt").open("a") as file:
+        file.write("Ünd more.\n")
+    done = narrador(*RUN, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "text:text.txt changed since" in done.stderr
+    after = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.json*")}
+    assert after == before
+
+
+def test_ten_broken_updates_in_a_row_stop_the_run_and_leave_the_last_good_checkpoint(tmp_path):
+    folder = fresh(tmp_path)
+    healthy = ("--train.checkpoint-every", "1", "--train.steps", "1000", "--train.schedule", "wsd")
+    # The rate rises until updates overflow; checkpoints of every step, two kept.
+    done = narrador(
+        *RUN,
+        *healthy,
+        "--train.learning-rate",
+        "1e38",
+        "--train.warmup-steps",
+        "1000",
+        "--train.eval-every",
+        "5000",
+        cwd=folder,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "10 updates in a row" in done.stderr
+    kept = sorted(int(path.name) for path in (folder / "runs/small/pretrain/checkpoints").glob("[0-9]*"))
+    stopped = int(done.stderr.split("near step ")[1].split(".")[0])
+    assert "Traceback" not in done.stderr
+    assert kept
+    assert kept[-1] <= stopped - 10
