@@ -13,12 +13,12 @@ TINY = Experiment(
     tokenizer=TokenizerConfig(vocab_size=2048),
     data=DataConfig(sources=("pydoc",), sequence_length=256),
     train=TrainConfig(
-        steps=400,
+        steps=360,
         batch_size=4,
         optimizer="muon",
         learning_rate=3e-3,
-        eval_every=200,
-        sample_every=100,
+        eval_every=120,
+        sample_every=60,
         sample_prompt="The value of the",
     ),
 )

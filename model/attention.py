@@ -50,12 +50,17 @@ def attend(
     mask: Bool[Array, "B T S"],
 ) -> Float[Array, "B T N H"]:
     """softmax(q k / sqrt(H)) v (Vaswani et al. 2017, equation 1), softmax in at least float32."""
-    batch, length, _, head_dim = query.shape
-    grouped = query.reshape(batch, length, key.shape[2], -1, head_dim)
-    scores = jnp.einsum("BTKGH,BSKH->BKGTS", grouped, key, preferred_element_type=wide(query.dtype))
-    scores = jnp.where(mask[:, None, None], scores * head_dim**-0.5, jnp.finfo(scores.dtype).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
-    return jnp.einsum("BKGTS,BSKH->BTKGH", weights, value).reshape(query.shape)
+    batch, length, heads, head_dim = query.shape
+    key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
+    # Heads first, and the queries that share a key head end to end: each product is one plain matrix product, which
+    # a CPU does almost twice as fast as a strided one.
+    rows = query.swapaxes(1, 2).reshape(batch, key.shape[1], -1, head_dim)
+    scores = jnp.einsum("BKRH,BKSH->BKRS", rows, key, preferred_element_type=wide(query.dtype))
+    scores = scores.reshape(batch, heads, length, -1) * head_dim**-0.5
+    weights = jax.nn.softmax(jnp.where(mask[:, None], scores, jnp.finfo(scores.dtype).min), axis=-1)
+    weights = weights.astype(query.dtype).reshape(*rows.shape[:3], -1)
+    out = jnp.einsum("BKRS,BKSH->BKRH", weights, value)
+    return out.reshape(batch, heads, length, head_dim).swapaxes(1, 2)
 
 
 class Attention(nn.Module):
