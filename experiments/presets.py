@@ -9,16 +9,17 @@ from model.tokenizer import TokenizerConfig
 from train.config import DataConfig, TrainConfig
 
 TINY = Experiment(
-    model=small(depth=4),
+    model=small(depth=3),
     tokenizer=TokenizerConfig(vocab_size=2048),
     data=DataConfig(sources=("pydoc",), sequence_length=256),
     train=TrainConfig(
-        steps=360,
+        steps=560,
         batch_size=4,
         optimizer="muon",
         learning_rate=3e-3,
-        eval_every=120,
-        sample_every=60,
+        eval_every=140,
+        checkpoint_every=140,
+        sample_every=140,
         sample_prompt="The value of the",
     ),
 )

@@ -134,7 +134,7 @@ def test_config_list_names_every_experiment(capsys):
         (("run", "tiny", "--train.lerning-rate", "1"), "--train.learning-rate"),
         (("run", "tiny", "--train.steps", "many"), "--train.steps"),
         (("run", "tiny", "--train.steps", "0"), "train.steps=0 must be at least 1"),
-        (("run", "tiny", "--model.heads", "3"), "model.heads=3 does not divide model.width=256"),
+        (("run", "tiny", "--model.heads", "5"), "model.heads=5 does not divide model.width=192"),
         (("run", "tiny", "--data.sequence-length", "512"), "longer than the model.context_length=256"),
         (("run", "char", "--data", "text:nowhere/*.txt"), "no file matches 'nowhere/*.txt'"),
         (("run", "char", "--data", "text:empty.txt"), "'empty.txt' is empty"),
