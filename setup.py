@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 EXTRAS = {
-    "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100"],
+    "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "beartype>=0.20"],
     # Other implementations to compare with. CI installs a CPU build of torch.
     "oracle": ["torch>=2.6", "transformers>=5"],
     "tpu": ["jax[tpu]>=0.10"],
