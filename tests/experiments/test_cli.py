@@ -11,6 +11,7 @@ import pytest
 
 from experiments import cli
 from experiments.presets import EXPERIMENTS
+from model.tokenizer import Tokenizer
 from tests.experiments.narrador import RUN, last_json, narrador, write_small
 
 
@@ -110,6 +111,20 @@ def test_the_report_is_whole(here):
 def test_config_show_counts_parameters(capsys):
     _, out, _ = call(capsys, "config", "show", "gpt2-124m", "--json")
     assert json.loads(out)["parameters"] == 124_439_808  # GPT-2 small as published
+
+
+def test_config_show_counts_a_runs_own_tokenizer(here, capsys):
+    _, out, _ = call(capsys, "config", "show", "runs/small", "--json")
+    vocabulary = Tokenizer.load(Path("runs/small/tokenizer.json")).size
+    # Tied embedding; per layer four attention matrices, three of feed-forward and two norms; the final norm.
+    expected = vocabulary * 32 + 2 * (4 * 32**2 + 3 * 32 * 64 + 2 * 32) + 32
+    assert json.loads(out)["parameters"] == expected
+
+
+def test_any_depth_is_an_experiment(capsys):
+    _, out, _ = call(capsys, "config", "show", "depth-5", "--json")
+    shown = json.loads(out)
+    assert (shown["model"]["layers"], shown["model"]["width"], shown["model"]["heads"]) == (5, 320, 5)
 
 
 def test_config_diff(capsys):
