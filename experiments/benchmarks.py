@@ -22,7 +22,7 @@ from train.batches import Batch
 from train.flops import matmul_parameters, measured_matmul_flops, train_flops_per_token
 from train.loop import check_fits, check_rows_divide, compute_dtype
 from train.optimizer import make_optimizer
-from train.step import abstract_state, batch_sharding, init_state, place, train_step
+from train.step import abstract_state, batch_sharding, compile_step, init_state, place
 
 
 @dataclass(frozen=True)
@@ -68,19 +68,12 @@ def bench_train(experiment: Experiment, vocab_size: int, repeats: int) -> dict[s
     tokens = jax.random.randint(jax.random.key(0), shape, 0, config.vocabulary)
     positions = jnp.broadcast_to(jnp.arange(length), shape)
     batch = Batch(tokens, jnp.roll(tokens, -1, 1), positions, jnp.ones_like(tokens), jnp.ones(shape))
-    step = partial(
-        train_step,
-        model=model,
-        optimizer=optimizer,
-        accumulation=train.accumulation,
-        vocab_chunk=train.vocab_chunk,
-    )
     check_fits(abstract_state(model, optimizer, mesh, rules))
     with jax.set_mesh(mesh):
         batch = place(batch, batch_sharding(mesh, rules))
         state = init_state(model, optimizer, mesh, rules, seed=0)
         start = time.perf_counter()
-        compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+        compiled = compile_step(model, optimizer, train, state, batch)
         compile_seconds = time.perf_counter() - start
 
         def work() -> None:

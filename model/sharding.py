@@ -98,10 +98,10 @@ def state_shardings(mesh: Mesh | AbstractMesh, rules: ShardingRules, axes: Any, 
     like its parameter. Everything else (counters, scalars) is on every device.
     """
     is_axes = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
-    by_path = {_keys(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(axes, is_leaf=is_axes)}
+    by_path = {path_keys(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(axes, is_leaf=is_axes)}
 
     def sharding(path: Any, leaf: Any) -> NamedSharding:
-        keys = _keys(path)
+        keys = path_keys(path)
         for start in range(len(keys)):
             names = by_path.get(keys[start:])
             if names is not None and len(names) == len(leaf.shape):
@@ -113,7 +113,8 @@ def state_shardings(mesh: Mesh | AbstractMesh, rules: ShardingRules, axes: Any, 
     return jax.tree_util.tree_map_with_path(sharding, state)
 
 
-def _keys(path: Any) -> tuple[str, ...]:
+def path_keys(path: Any) -> tuple[str, ...]:
+    """The names along a path in a pytree, such as ("layers", "mlp", "up")."""
     return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)
 
 

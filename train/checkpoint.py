@@ -46,10 +46,9 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        rest = {"opt_state": state.opt_state, "skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
         args = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
-            rest=ocp.args.StandardSave(rest),
+            rest=ocp.args.StandardSave(_rest(state)),
             meta=ocp.args.JsonSave({"step": step, **meta}),
         )
         try:
@@ -72,12 +71,7 @@ class Checkpoints:
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest state that can be read, laid out as `abstract`, and its meta; None if there is none."""
-        rest = {
-            "opt_state": abstract.opt_state,
-            "skipped": abstract.skipped,
-            "skipped_in_a_row": abstract.skipped_in_a_row,
-        }
-        items = {"params": ocp.args.StandardRestore(abstract.params), "rest": ocp.args.StandardRestore(rest)}
+        items = {"params": ocp.args.StandardRestore(abstract.params), "rest": ocp.args.StandardRestore(_rest(abstract))}
         found = self._newest(items)
         if found is None:
             return None
@@ -160,6 +154,11 @@ class Checkpoints:
         reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
         kept = f"checkpoint {max(good)} is intact" if good else "there was none before it"
         return UserError(f"could not save a checkpoint under {str(self.directory)!r} ({reason}); {kept}.")
+
+
+def _rest(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint keeps beside the parameters; the step is its name."""
+    return {"opt_state": state.opt_state, "skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
 
 
 def _files(folder: Path) -> list[Path]:

@@ -30,7 +30,7 @@ from train.objective import next_token_loss
 from train.optimizer import learning_rate, make_optimizer
 from train.progress import bar, say
 from train.run_directory import StageDirectory
-from train.step import Metrics, TrainState, abstract_state, batch_sharding, init_state, place, train_step
+from train.step import Metrics, TrainState, abstract_state, batch_sharding, compile_step, init_state, place
 
 SKIPPED_LIMIT = 10
 
@@ -179,7 +179,9 @@ class _Session:
         """All steps that are left."""
         config, counts = self.bench.config, self.counts
         batches = prefetch(self.bench.training, counts.step)
-        run_step = self._compile(state)
+        say("compiling the training step ...")
+        first = place(self.bench.training[0], self.sharding)
+        run_step = compile_step(self.bench.model, make_optimizer(config), config, state, first)
         with bar("training", config.steps, done=counts.step) as advance:
             window_tokens, window_start = 0, self._tick()
             metrics: Metrics | None = None
@@ -241,20 +243,6 @@ class _Session:
     def _intervals(self) -> tuple[int, ...]:
         config = self.bench.config
         return config.log_every, config.eval_every, config.sample_every, config.checkpoint_every
-
-    def _compile(self, state: TrainState) -> Any:
-        """The step for these shapes, compiled before any time is taken."""
-        config = self.bench.config
-        step = partial(
-            train_step,
-            model=self.bench.model,
-            optimizer=make_optimizer(config),
-            accumulation=config.accumulation,
-            vocab_chunk=config.vocab_chunk,
-        )
-        batch = place(self.bench.training[0], self.sharding)
-        say("compiling the training step ...")
-        return jax.jit(step, donate_argnums=0).lower(state, batch).compile()
 
     def _check_healthy(self, metrics: Metrics | None) -> None:
         """Stop where updates keep failing; they change nothing, so the checkpoints stay good."""

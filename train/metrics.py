@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import UserError
-from train.run_directory import StageDirectory, write_atomically
+from train.run_directory import StageDirectory, whole_lines, write_atomically
 
 
 class Log:
     """Appends to one JSONL file; on resuming, lines past the checkpoint are cut first."""
 
     def __init__(self, path: Path, resume_step: int) -> None:
-        kept = []
-        if path.exists():
-            *lines, _torn = path.read_text(encoding="utf-8").split("\n")
-            kept = [line + "\n" for line in lines if json.loads(line)["step"] <= resume_step]
+        kept = [line + "\n" for line in whole_lines(path) if json.loads(line)["step"] <= resume_step]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")

@@ -6,6 +6,7 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
+from model.sharding import path_keys
 from train.config import TrainConfig
 
 
@@ -55,7 +56,7 @@ def _rule(params: Any) -> Any:
 
 def is_matrix(params: Any) -> Any:
     """A tree of booleans: everything but biases and norm scales, whatever their stacked shape."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: _is_matrix(_name(path)), params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: _is_matrix(path_keys(path)[-1]), params)
 
 
 def muon_dimensions(params: Any) -> Any:
@@ -68,8 +69,9 @@ def muon_dimensions(params: Any) -> Any:
 
 
 def _dimensions(path: Any, leaf: Any) -> MuonDimensionNumbers | None:
-    name = _name(path)
-    if not _is_matrix(name) or not any(_key(entry) == "layers" for entry in path):
+    keys = path_keys(path)
+    name = keys[-1]
+    if not _is_matrix(name) or "layers" not in keys:
         return None
     axes = tuple(range(1, leaf.ndim))
     if name in ("output", "down"):
@@ -79,11 +81,3 @@ def _dimensions(path: Any, leaf: Any) -> MuonDimensionNumbers | None:
 
 def _is_matrix(name: str) -> bool:
     return name != "scale" and not name.endswith("bias")
-
-
-def _name(path: Any) -> str:
-    return _key(path[-1])
-
-
-def _key(entry: Any) -> str:
-    return jax.tree_util.keystr((entry,), simple=True)

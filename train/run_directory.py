@@ -172,9 +172,14 @@ def write_atomically(path: Path, text: str) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; a last line that a kill cut short is left out."""
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a log, none if there is no file; a last line that a kill cut short is left out."""
     if not path.exists():
         return []
     *lines, _torn = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines]
+    return lines
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log, parsed."""
+    return [json.loads(line) for line in whole_lines(path)]

@@ -1,6 +1,7 @@
 """The train state and the one jitted step that moves it. Pure functions; where arrays live comes from the rules."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from model.sharding import ShardingRules, constrain, logical_axes, state_shardings
 from model.transformer import Transformer
 from train.batches import Batch
+from train.config import TrainConfig
 from train.objective import next_token_loss
 
 Metrics = dict[str, Float[Array, ""]]
@@ -117,6 +119,20 @@ def train_step(
         "skipped_in_a_row": new_state.skipped_in_a_row,
     }
     return new_state, metrics
+
+
+def compile_step(
+    model: Transformer, optimizer: optax.GradientTransformation, config: TrainConfig, state: TrainState, batch: Batch
+) -> Any:
+    """`train_step` compiled for these shapes and places; the state it is given is used up."""
+    step = partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        accumulation=config.accumulation,
+        vocab_chunk=config.vocab_chunk,
+    )
+    return jax.jit(step, donate_argnums=0).lower(state, batch).compile()
 
 
 def batch_sharding(mesh: Mesh, rules: ShardingRules) -> NamedSharding:
