@@ -1,12 +1,15 @@
 """Measurements of speed, each beside what this machine could do at most, taken in the same run."""
 
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +24,9 @@ from model.transformer import Transformer, count_parameters
 from train.batches import Batch
 from train.flops import matmul_parameters, measured_matmul_flops, train_flops_per_token
 from train.loop import check_fits, check_rows_divide, compute_dtype
+from train.narration.datasets import write_world
+from train.narration.truth import word_probabilities
+from train.narration.words import split_words
 from train.optimizer import make_optimizer
 from train.step import abstract_state, batch_sharding, compile_step, init_state, place
 
@@ -139,6 +145,29 @@ def bench_decode(experiment: Experiment, vocab_size: int, batch: int, repeats: i
         "bytes_per_step": read,
         "memory_bytes_per_second": ceiling,
         "memory_share": rate.median / batch * read / ceiling,
+    }
+
+
+def bench_world(documents: int, repeats: int) -> dict[str, Any]:
+    """Words a second: documents of the narrator's world drawn and written by all cores, and their truth by one."""
+    cores, written, known = os.cpu_count() or 1, [], []
+    for seed in range(repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            source = write_world("narration", documents, seed, Path(folder))
+            seconds = time.perf_counter() - start
+            texts = [source[index]["text"].decode() for index in range(len(source))]
+        words = sum(len(split_words(text)) for text in texts)
+        written.append(words / seconds / cores)
+        start = time.perf_counter()
+        count = sum(len(word_probabilities(text)) for text in texts[:200])
+        known.append(count / (time.perf_counter() - start))
+    return {
+        "documents": documents,
+        "words": words,
+        "cores": cores,
+        "written_words_per_second_per_core": asdict(Spread.of(written)),
+        "known_words_per_second": asdict(Spread.of(known)),
     }
 
 

@@ -11,6 +11,7 @@ from model.decode import read
 from model.sampling import distribution, entropy
 from train.progress import say
 from train.trained import Trained
+from train.truth import knows_truth, true_token_probabilities
 
 
 def expectation(trained: Trained, text: str, temperature: float, top: int) -> dict[str, Any]:
@@ -18,7 +19,8 @@ def expectation(trained: Trained, text: str, temperature: float, top: int) -> di
 
     Returns:
         text, temperature, entropy (nats, of the whole distribution), tokens (id, text, probability; likeliest
-        first) and rest (the probability of all other tokens).
+        first) and rest (the probability of all other tokens). Where the model learned the narrator's world and the
+        text belongs to it, each token has its true_probability too, whatever the temperature.
     """
     sampling = SamplingConfig(temperature=temperature)
     tokenizer = trained.tokenizer
@@ -29,10 +31,16 @@ def expectation(trained: Trained, text: str, temperature: float, top: int) -> di
     logits, _, _ = read(trained.model, trained.params, tokens)
     probabilities, nats = _measure(logits[0], sampling)
     ids = np.argsort(-probabilities, kind="stable")[:top]
-    shown = [
+    shown: list[dict[str, Any]] = [
         {"id": int(token), "text": tokenizer.token_text(int(token)), "probability": float(probabilities[token])}
         for token in ids
     ]
+    if any(map(knows_truth, trained.run.config()["data"]["sources"])):
+        truth = true_token_probabilities(tokenizer, text)
+        if truth is None:
+            say("the truth is not known here: the narrator's language has no such text.")
+        else:
+            shown = [{**row, "true_probability": truth.get(row["id"], 0.0)} for row in shown]
     return {
         "text": text,
         "temperature": temperature,

@@ -14,8 +14,8 @@ BLUE, ORANGE, GREY = "#2f6db3", "#d9782d", "#8a8a8a"
 Rows = Sequence[Mapping[str, Any]]
 
 
-def loss_curve(rows: Rows, target: Path) -> None:
-    """Training loss by step, and the held-out loss where it was measured."""
+def loss_curve(rows: Rows, target: Path, floor: float | None = None) -> None:
+    """Training loss by step, the held-out loss where it was measured, and the least possible where it is known."""
     figure, axes = _axes("step", "loss (nats per token)")
     training = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
     held_out = [(row["step"], row["validation_loss"]) for row in rows if row.get("validation_loss") is not None]
@@ -24,7 +24,18 @@ def loss_curve(rows: Rows, target: Path) -> None:
     axes.plot(*zip(*held_out, strict=True), color=ORANGE, marker="o", markersize=4, label="held-out text")
     for step, loss in held_out[-1:]:
         axes.annotate(f"{loss:.3f}", (step, loss), textcoords="offset points", xytext=(-4, 8), ha="right", color=ORANGE)
+    if floor is not None:
+        axes.axhline(floor, color=GREY, linestyle="--", linewidth=1, label=f"floor: the truth itself, {floor:.3f}")
+        axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
+    _save(figure, target)
+
+
+def distance_to_truth(distances: Sequence[float], target: Path) -> None:
+    """KL(truth || model) by position in the document."""
+    figure, axes = _axes("token of the document", "KL(truth ‖ model), nats")
+    axes.plot(range(1, len(distances) + 1), distances, color=BLUE, linewidth=1)
+    axes.set_ylim(bottom=0)
     _save(figure, target)
 
 
@@ -37,7 +48,7 @@ def throughput(rows: Rows, target: Path) -> None:
 
 
 def expectation_bars(table: Mapping[str, Any], target: Path) -> None:
-    """The likeliest next tokens as horizontal bars, likeliest on top."""
+    """The likeliest next tokens as horizontal bars, likeliest on top; the truth, where known, as a mark on each."""
     figure, axes = _axes("probability", "")
     tokens = list(reversed(table["tokens"]))
     # A dollar sign would start mathematics.
@@ -46,6 +57,10 @@ def expectation_bars(table: Mapping[str, Any], target: Path) -> None:
     bars = axes.barh(places, [100 * row["probability"] for row in tokens], color=BLUE)
     axes.set_yticks(places, labels, family="monospace")
     axes.bar_label(bars, fmt="%.1f%%", padding=3, color=GREY)
+    if "true_probability" in tokens[0]:
+        truth = [100 * row["true_probability"] for row in tokens]
+        axes.scatter(truth, places, color=ORANGE, marker="|", s=160, zorder=3, label="truth")
+        axes.legend(frameon=False, loc="lower right")
     axes.xaxis.set_major_formatter("{x:g}%")
     axes.margins(x=0.12)
     _save(figure, target)

@@ -1,4 +1,4 @@
-"""Named experiments: two small ones that run anywhere, and one for each published architecture."""
+"""Named experiments: three small ones that run anywhere, and one for each published architecture."""
 
 from dataclasses import dataclass, replace
 
@@ -7,6 +7,24 @@ from model.config import ModelConfig
 from model.presets import PRESETS, small
 from model.tokenizer import TokenizerConfig
 from train.config import DataConfig, TrainConfig
+
+# The narrator's world: the text whose true probabilities are known, so that the loss has a floor.
+NARRATOR = Experiment(
+    model=small(depth=3),
+    tokenizer=TokenizerConfig(vocab_size=2048),
+    data=DataConfig(sources=("narration:30000",), sequence_length=256, validation_fraction=0.02),
+    train=TrainConfig(
+        steps=1000,
+        batch_size=4,
+        optimizer="muon",
+        learning_rate=3e-3,
+        final_learning_rate=0.0,
+        eval_every=250,
+        checkpoint_every=250,
+        sample_every=250,
+        sample_prompt="O céu está",
+    ),
+)
 
 TINY = Experiment(
     model=small(depth=3),
@@ -126,6 +144,7 @@ RECIPES = {
 }
 
 EXPERIMENTS: dict[str, Experiment] = {
+    "narrator": NARRATOR,
     "tiny": TINY,
     "char": CHAR,
     **{name: recipe.experiment(PRESETS[name]) for name, recipe in RECIPES.items()},

@@ -1,6 +1,7 @@
 """A run's report: Markdown with its pictures beside it, and one HTML file with them inside."""
 
 import base64
+import json
 import re
 import shlex
 from html import escape
@@ -10,10 +11,15 @@ from typing import Any
 from markdown_it import MarkdownIt
 
 from experiments import pictures
+from experiments.calibration import calibrate
 from experiments.expectation import expectation
+from train.narration.cast import TEAMS
 from train.run_directory import RunDirectory, write_atomically
-from train.trained import load
+from train.sources import open_source
+from train.trained import Trained, load
+from train.truth import knows_truth
 
+PLAYERS_OF_A_MATCH = 2 * len(TEAMS[0].eleven)
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; display: block; overflow-x: auto } td, th { padding: .25rem .7rem; text-align: left;
@@ -30,19 +36,21 @@ def write_report(run: RunDirectory) -> Path:
     folder.mkdir(exist_ok=True)
     metrics, speed = stage.rows("metrics"), stage.rows("speed")
     trained = load(run, "pretrain")
-    table = expectation(trained, run.config()["train"]["sample_prompt"], temperature=1.0, top=10)
-    pictures.loss_curve(metrics, folder / "loss.png")
+    config, result = run.config(), stage.result or {}
+    table = expectation(trained, config["train"]["sample_prompt"], temperature=1.0, top=10)
+    pictures.loss_curve(metrics, folder / "loss.png", result.get("floor_loss"))
     pictures.throughput(speed, folder / "throughput.png")
     pictures.expectation_bars(table, folder / "expectation.png")
     text = "\n\n".join(
         [
             f"# {run.path.name}",
-            _summary(stage.result or {}),
+            _summary(result),
             "## Loss\n\nThe held-out text is never trained on.\n\n![loss by step](pictures/loss.png)",
             "## From noise to text\n\n" + _samples(stage.rows("samples")),
             f"## What it expects\n\nAfter {_code(table['text'] or 'the start of a document')}: "
             f"entropy {table['entropy']:.2f} nats, {table['rest']:.1%} on tokens not shown.\n\n"
             "![probabilities of the next token](pictures/expectation.png)\n\n" + _expectation(table),
+            *_against_truth(trained, config["data"], folder),
             "## Speed\n\nCompilation, evaluation, samples and checkpoints are left out.\n\n"
             "![tokens per second by step](pictures/throughput.png)",
             "## How it was made\n\n" + _provenance(run),
@@ -61,10 +69,33 @@ def _summary(result: dict[str, Any]) -> str:
         "steps": f"{result['steps']:,}",
         "tokens trained on": f"{result['tokens']:,}",
         "time": f"{result['seconds']:,.0f} s, from first compilation to last checkpoint",
+        "preparing the data before it": f"{result['data_seconds']:,.0f} s, next to nothing where it is cached",
         "speed": f"{result['tokens_per_second']:,.0f} tokens per second",
         "model FLOPs utilization": f"{result['mfu']:.1%}",
     }
+    if "floor_nats_per_word" in result:
+        word, least = result["validation_nats_per_word"], result["floor_nats_per_word"]
+        rows["above the floor"] = f"{word - least:.4f} nats per word ({word:.4f}; the truth itself has {least:.4f})"
     return _table(["", ""], [[name, value] for name, value in rows.items()])
+
+
+def _against_truth(trained: Trained, data: dict[str, Any], folder: Path) -> list[str]:
+    """What can be said only where the truth is known: how far from it the model is, and where."""
+    spec = next(filter(knows_truth, data["sources"]), None)
+    if spec is None:
+        return []
+    found = calibrate(trained, open_source(spec, data["validation_fraction"]).validation)
+    pictures.distance_to_truth(found.kl_by_position, folder / "truth.png")
+    write_atomically(folder / "truth.json", json.dumps(found._asdict()))
+    return [
+        f"## Against the truth\n\nOn {found.documents} held-out passages the model is {found.kl:.4f} nats per token "
+        "from the true probabilities (KL, truth from model): what its loss exceeds the floor by.\n\n"
+        "![KL by position](pictures/truth.png)\n\n"
+        f"A name that was said before in the passage is the model's first guess in {found.model_guesses:.1%} of the "
+        f"{found.names_repeated:,} places where it comes again. One who knows the language guesses it in "
+        f"{found.truth_guesses:.1%}; a name drawn from the two teams' {PLAYERS_OF_A_MATCH} would be right in "
+        f"{1 / PLAYERS_OF_A_MATCH:.1%}."
+    ]
 
 
 def _samples(rows: list[dict[str, Any]]) -> str:
@@ -72,8 +103,9 @@ def _samples(rows: list[dict[str, Any]]) -> str:
 
 
 def _expectation(table: dict[str, Any]) -> str:
-    rows = [[_code(repr(row["text"])), f"{row['probability']:.2%}"] for row in table["tokens"]]
-    return _table(["token", "probability"], rows)
+    measured = [key for key in ("probability", "true_probability") if key in table["tokens"][0]]
+    rows = [[_code(repr(row["text"])), *(f"{row[key]:.2%}" for key in measured)] for row in table["tokens"]]
+    return _table(["token", *(key.replace("_", " ") for key in measured)], rows)
 
 
 def _provenance(run: RunDirectory) -> str:

@@ -13,8 +13,9 @@ from model.errors import UserError
 class DataConfig:
     """Where documents come from and how they become rows of tokens."""
 
-    sources: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--data"])] = ("pydoc",)
-    """Each one of: pydoc, text:GLOB, jsonl:GLOB#FIELD, tfds:NAME[/CONFIG]."""
+    sources: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--data"])] = ("narration",)
+    """Each one of: narration[:EXAMPLES[:SEED]] (narration_chat and narration_preferences likewise), pydoc, text:GLOB,
+    jsonl:GLOB#FIELD, tfds:NAME[/CONFIG]."""
     weights: tuple[float, ...] = ()
     """Share of the batches' rows from each source. None given: every row of every source equally often."""
     sequence_length: int = 256

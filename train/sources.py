@@ -16,9 +16,12 @@ from typing import Any
 
 from model.errors import UserError, unknown
 from train.cache import build_once, cache_root
-from train.progress import say
+from train.narration.examples import draw_example
+from train.progress import bar, say
 
-KINDS = ("pydoc", "text:GLOB", "jsonl:GLOB#FIELD", "tfds:NAME[/CONFIG]")
+WORLD = ("narration", "narration_chat", "narration_preferences")
+KINDS = (*WORLD, "pydoc", "text:GLOB", "jsonl:GLOB#FIELD", "tfds:NAME[/CONFIG]")  # WORLD's may add :EXAMPLES[:SEED]
+WORLD_EXAMPLES = 30_000
 FEWEST_HELD_OUT = 10
 
 
@@ -45,6 +48,8 @@ def open_source(spec: str, validation_fraction: float) -> Documents:
     kind, _, rest = spec.partition(":")
     if kind == "tfds" and rest:
         return _tfds(spec, rest, validation_fraction)
+    if kind in WORLD:
+        return _world(spec, validation_fraction)
     if spec == "pydoc":
         # The reference is Python's own, so its text is known by Python's version.
         documents, content = _pydoc(), sys.version
@@ -88,6 +93,21 @@ class Field(Sequence[bytes]):
 
     def __getitem__(self, index: Any) -> Any:
         return self.source[index][self.name]
+
+
+@dataclass(frozen=True)
+class Turns(Sequence[bytes]):
+    """Chats, or prompts with the answer that was chosen, as text: one turn after the other, on lines of their own."""
+
+    source: Any
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: Any) -> Any:
+        record = self.source[index]
+        turns = record["messages"]["content"] if "messages" in record else (record["prompt"], record["chosen"])
+        return b"\n".join(turns)
 
 
 @dataclass(frozen=True)
@@ -211,6 +231,32 @@ def _tfds(spec: str, name: str, fraction: float) -> Documents:
     files = sorted(Path(builder.data_dir).glob("*.array_record*"))
     info += str([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files])
     return Documents(spec, _hash(f"{field} {held_out or fraction} {info}"), train, validation)
+
+
+def _world(spec: str, fraction: float) -> Documents:
+    """Examples of the narrator's world, drawn on first use. A chat's text is its turns, a choice's what was chosen."""
+    name, *numbers = spec.split(":")
+    if len(numbers) > 2 or not all(number.isdecimal() for number in numbers):
+        raise UserError(f"source {spec!r}: write {name}[:EXAMPLES[:SEED]], such as {name}:{WORLD_EXAMPLES}:0.")
+    examples, seed = (*map(int, numbers), *(WORLD_EXAMPLES, 0)[len(numbers) :])
+    stride = round(1 / fraction)
+    if examples < stride:
+        raise UserError(f"source {spec!r}: to hold out one in {stride}, at least {stride} examples are needed.")
+    # The first examples tell one version of the world from another.
+    first = [draw_example(name, seed, index) for index in range(min(examples, 300))]
+    directory = cache_root() / "documents" / _hash(f"{name} {examples} {seed} {first}")
+    from train.narration.datasets import write_world
+
+    def build(target: Path) -> None:
+        with bar(f"drawing {name}", examples) as advance:
+            write_world(name, examples, seed, target, advance)
+
+    build_once(directory, build)
+    source = write_world(name, examples, seed, directory)
+    texts = Field(source, "text") if name == "narration" else Turns(source)
+    # Whole documents only: the end of one alone has no true probability.
+    train, validation = EveryNth(texts, stride, held_out=False), EveryNth(texts, stride, held_out=True)
+    return Documents(spec, _hash(f"{directory.name} {fraction}"), train, validation)
 
 
 def _write_dataset(spec: str, directory: Path, documents: Iterator[str]) -> None:

@@ -1,4 +1,4 @@
-"""`narrador bench train|decode|startup`: speed on this machine, beside its own ceilings."""
+"""`narrador bench train|decode|world|startup`: speed on this machine, beside its own ceilings."""
 
 import json
 from collections.abc import Sequence
@@ -39,6 +39,18 @@ class Decode:
 
 
 @dataclass(frozen=True)
+class World:
+    """Documents of the narrator's world: drawing and writing them, and knowing the truth about them."""
+
+    documents: int = 20_000
+    """Documents of one dataset."""
+    repeats: int = 3
+    """Datasets written, each from a seed of its own."""
+    json: bool = False
+    """Print one JSON object on the last line of stdout."""
+
+
+@dataclass(frozen=True)
 class Startup:
     """Seconds that commands take which train nothing."""
 
@@ -48,20 +60,20 @@ class Startup:
     """Print one JSON object on the last line of stdout."""
 
 
-VERBS = {"train": Train, "decode": Decode, "startup": Startup}
+VERBS = {"train": Train, "decode": Decode, "world": World, "startup": Startup}
 
 
 def main(argv: Sequence[str]) -> None:
     """Parse, measure, show."""
     if not argv or argv[0] in ("-h", "--help"):
-        print("usage: narrador bench train [NAMES ...] | decode [NAME] | startup")
+        print("usage: narrador bench train [NAMES ...] | decode [NAME] | world | startup")
         return
     if argv[0] not in VERBS:
         raise unknown("benchmark", argv[0], VERBS)
     arguments: Any = tyro.cli(VERBS[argv[0]], prog=f"narrador bench {argv[0]}", args=list(argv[1:]))
     if arguments.repeats < 1:
         raise UserError(f"--repeats {arguments.repeats} must be at least 1.")
-    measure: Any = {"train": _train, "decode": _decode, "startup": _startup}[argv[0]]
+    measure: Any = {"train": _train, "decode": _decode, "world": _world, "startup": _startup}[argv[0]]
     found = measure(arguments)
     if arguments.json:
         print(json.dumps(found))
@@ -116,6 +128,22 @@ def _decode(arguments: Decode) -> dict[str, Any]:
                 f"({row['memory_bytes_per_second'] / 1e9:,.1f} GB/s)"
             )
     return {"name": arguments.name, "batches": found}
+
+
+def _world(arguments: World) -> dict[str, Any]:
+    if arguments.documents < 1:
+        raise UserError(f"--documents {arguments.documents} must be at least 1.")
+    from experiments.benchmarks import bench_world
+
+    found = bench_world(arguments.documents, arguments.repeats)
+    if not arguments.json:
+        names = {"written": "written_words_per_second_per_core", "with their truth": "known_words_per_second"}
+        print(f"{found['documents']:,} documents, {found['words']:,} words; words a second on each of", end=" ")
+        print(f"{found['cores']} cores (truth: on one)")
+        for name, key in names.items():
+            rate = found[key]
+            print(f"{name:<18}{rate['median']:12,.0f} ({rate['least']:,.0f} to {rate['most']:,.0f})")
+    return found
 
 
 def _startup(arguments: Startup) -> dict[str, Any]:

@@ -47,11 +47,16 @@ def main(argv: Sequence[str]) -> None:
 
     grid = Table(box=None, show_header=False, pad_edge=False)
     largest = max(row["probability"] for row in table["tokens"])
+    known = "true_probability" in table["tokens"][0]
     for row in table["tokens"]:
         bar = "█" * max(1, round(30 * row["probability"] / largest)) if row["probability"] > 0 else ""
         name = Text(repr(row["text"])[1:-1].replace(" ", "·"))  # not markup, whatever brackets it holds
-        grid.add_row(name, f"{row['probability']:7.2%}", f"[cyan]{bar}[/cyan]")
-    grid.add_row("[dim]the rest[/dim]", f"{table['rest']:7.2%}", "")
+        truth = f"[yellow]{row['true_probability']:7.2%}[/yellow]" if known else ""
+        grid.add_row(name, f"{row['probability']:7.2%}", truth, f"[cyan]{bar}[/cyan]")
+    rest = max(0.0, 1 - sum(row["true_probability"] for row in table["tokens"])) if known else 0.0
+    grid.add_row("[dim]the rest[/dim]", f"{table['rest']:7.2%}", f"[yellow]{rest:7.2%}[/yellow]" if known else "", "")
+    if known:
+        grid.add_row("", "[dim]  model[/dim]", "[yellow]  truth[/yellow]", "")
     console = Console(highlight=False)
     console.print(grid)
     console.print(f"entropy {table['entropy']:.3f} nats at temperature {table['temperature']:g}")

@@ -73,5 +73,9 @@ def main(argv: Sequence[str]) -> int:
         print(json.dumps(result))
     else:
         print(f"validation loss {result['validation_loss']:.4f} nats per token, ", end="")
-        print(f"{result['validation_bits_per_byte']:.3f} bits per byte. Report: {run.path / 'report.md'}")
+        print(f"{result['validation_bits_per_byte']:.3f} bits per byte.", end=" ")
+        if "floor_nats_per_word" in result:
+            word, least = result["validation_nats_per_word"], result["floor_nats_per_word"]
+            print(f"{word:.3f} nats per word; the truth itself has {least:.3f}.", end=" ")
+        print(f"Report: {run.path / 'report.md'}")
     return 0

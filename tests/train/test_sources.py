@@ -118,7 +118,11 @@ def test_what_is_told_is_told_letter_for_letter(capsys):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("pydocs", r"unknown source 'pydocs'.*'pydoc'.*Known: pydoc, text:GLOB"),
+        ("pydocs", r"unknown source 'pydocs'.*'pydoc'.*Known: .*pydoc, text:GLOB"),
+        ("narratoin", r"unknown source 'narratoin'. Did you mean 'narration"),
+        ("narration:many", r"write narration\[:EXAMPLES\[:SEED\]\], such as narration:30000:0"),
+        ("narration:10:0:1", r"write narration"),
+        ("narration_chat:1", r"at least 10 examples are needed"),
         ("jsnl:x#text", r"unknown source 'jsnl:x#text'.*Known:"),
         ("tfds:", r"unknown source 'tfds:'"),
         ("text:", r"unknown source 'text:'"),
