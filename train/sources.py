@@ -1,28 +1,26 @@
 """Sources of documents by name, each a TFDS dataset on disk (ArrayRecord; no TensorFlow to read or write it)."""
 
-import glob
-import hashlib
-import importlib.util
 import io
 import itertools
-import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from model.errors import UserError, unknown
 from train.cache import build_once, cache_root
+from train.files import decode, hash_files, hash_text, json_lines, paths_of, tell_invalid
 from train.narration.examples import draw_example
-from train.progress import bar, say
+from train.prepared import open_prepared
+from train.progress import bar
 
 WORLD = ("narration", "narration_chat", "narration_preferences")
 KINDS = (*WORLD, "pydoc", "text:GLOB", "jsonl:GLOB#FIELD", "tfds:NAME[/CONFIG]")  # WORLD's may add :EXAMPLES[:SEED]
 WORLD_EXAMPLES = 30_000
 FEWEST_HELD_OUT = 10
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,23 +52,23 @@ def open_source(spec: str, validation_fraction: float) -> Documents:
         # The reference is Python's own, so its text is known by Python's version.
         documents, content = _pydoc(), sys.version
     elif kind == "text" and rest:
-        paths = _paths(spec, rest)
-        documents, content = _text(paths), _hash_files(paths)
+        paths = paths_of(spec, rest)
+        documents, content = _text(paths), hash_files(paths)
     elif kind == "jsonl" and rest:
         pattern, _, name = rest.rpartition("#")
         if not pattern or not name:
             raise UserError(f"source {spec!r} does not say which field holds the text; write jsonl:GLOB#FIELD.")
-        paths = _paths(spec, pattern)
-        documents, content = _jsonl(paths, name), f"{name} {_hash_files(paths)}"
+        paths = paths_of(spec, pattern)
+        documents, content = _jsonl(paths, name), f"{name} {hash_files(paths)}"
     else:
         raise unknown("source", spec, KINDS)
-    directory = cache_root() / "documents" / _hash(f"{kind} {content}")
+    directory = cache_root() / "documents" / hash_text(f"{kind} {content}")
     build_once(directory, lambda target: _write_dataset(spec, target, documents))
     import tensorflow_datasets as tfds
 
     source = tfds.builder_from_directory(directory / "documents" / "1.0.0").as_data_source(split="train")
     train, validation = hold_out(Field(source, "text"), validation_fraction)
-    return Documents(spec, _hash(f"{directory.name} {validation_fraction}"), train, validation)
+    return Documents(spec, hash_text(f"{directory.name} {validation_fraction}"), train, validation)
 
 
 def hold_out(documents: Sequence[bytes], fraction: float) -> tuple[Sequence[bytes], Sequence[bytes]]:
@@ -111,10 +109,10 @@ class Turns(Sequence[bytes]):
 
 
 @dataclass(frozen=True)
-class EveryNth(Sequence[bytes]):
-    """Documents stride - 1, 2 x stride - 1, ... (held out), or all the others."""
+class EveryNth(Sequence[T]):
+    """Items stride - 1, 2 x stride - 1, ... (held out), or all the others."""
 
-    inner: Sequence[bytes]
+    inner: Sequence[T]
     stride: int
     held_out: bool
 
@@ -156,107 +154,75 @@ def _pydoc() -> Iterator[str]:
 
 def _text(paths: list[Path]) -> Iterator[str]:
     for path in paths:
-        text, invalid = _decode(path.read_bytes())
-        _tell_invalid(path, invalid)
+        text, invalid = decode(path.read_bytes())
+        tell_invalid(path, invalid)
         yield text
 
 
 def _jsonl(paths: list[Path], name: str) -> Iterator[str]:
-    for path in paths:
-        invalid = 0
-        with path.open("rb") as file:
-            for number, data in enumerate(file, 1):
-                line, replaced = _decode(data)
-                invalid += replaced
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise UserError(f"{path}, line {number}: not JSON ({error}).") from None
-                if not isinstance(record, dict) or not isinstance(record.get(name), str):
-                    holds = ", ".join(record) if isinstance(record, dict) else f"a {type(record).__name__}"
-                    raise UserError(f"{path}, line {number}: no text field {name!r}; the record has: {holds}.")
-                # A lone surrogate is legal in JSON and has no UTF-8.
-                yield record[name].encode("utf-8", errors="replace").decode()
-        _tell_invalid(path, invalid)
+    for where, record in json_lines(paths):
+        if not isinstance(record, dict) or not isinstance(record.get(name), str):
+            holds = ", ".join(record) if isinstance(record, dict) else f"a {type(record).__name__}"
+            raise UserError(f"{where}: no text field {name!r}; the record has: {holds}.")
+        # A lone surrogate is legal in JSON and has no UTF-8.
+        yield record[name].encode("utf-8", errors="replace").decode()
 
 
 def _tfds(spec: str, name: str, fraction: float) -> Documents:
-    """A dataset that TFDS finds prepared in ArrayRecord, or can prepare because TensorFlow is there."""
     import tensorflow_datasets as tfds
 
-    tfds.disable_progress_bar()
-    tensorflow = importlib.util.find_spec("tensorflow") is not None
-    root = os.environ.get("TFDS_DATA_DIR", str(Path("~/tensorflow_datasets").expanduser()))
-    try:
-        try:
-            builder = tfds.builder(name, data_dir=root)
-        except tfds.core.DatasetNotFoundError:
-            hint = "" if tensorflow else " Some of TFDS's own (c4, wiki40b, ...) are known only where TensorFlow is: "
-            hint += "" if tensorflow else "pip install 'narrador[tfds-prepare]'."
-            raise UserError(f"source {spec!r}: TFDS finds no dataset {name!r} under {root}.{hint}") from None
-        except (AssertionError, ValueError) as error:  # no such version, config or name
-            raise UserError(f"source {spec!r}: {str(error).splitlines()[0]}") from None
-        if not Path(builder.data_dir).exists():
-            if not tensorflow:
-                raise ImportError("there is no TensorFlow")
-            builder = tfds.builder(name, data_dir=root, file_format="array_record")
-            say(f"preparing {spec} under {builder.data_dir}")
-            builder.download_and_prepare()
-        sources = {split: builder.as_data_source(split=split) for split in builder.info.splits}
-    except ImportError as error:
-        raise UserError(
-            f"source {spec!r} is not prepared under {root}, and preparing it needs TensorFlow ({error}): "
-            "pip install 'narrador[tfds-prepare]'. Reading it afterwards does not."
-        ) from None
-    except NotImplementedError as error:
-        raise UserError(f"source {spec!r} is not in ArrayRecord, so it cannot be read at random: {error}") from None
-    features = dict(builder.info.features or {})
+    key, splits, features = open_prepared(spec, name)
     texts = [key for key, feature in features.items() if isinstance(feature, tfds.features.Text)]
-    if not texts or "train" not in sources:
+    if not texts or "train" not in splits:
         raise UserError(
             f"source {spec!r} needs a split 'train' with a text feature; it has the splits "
-            f"{', '.join(sources)} and the features {', '.join(features)}."
+            f"{', '.join(splits)} and the features {', '.join(features)}."
         )
     field = "text" if "text" in texts else texts[0]
-    held_out = next((split for split in ("validation", "test") if split in sources), None)
-    train: Sequence[bytes] = Field(sources["train"], field)
+    held_out = next((split for split in ("validation", "test") if split in splits), None)
+    train: Sequence[bytes] = Field(splits["train"], field)
     if held_out is None:
         train, validation = hold_out(train, fraction)
     else:
-        validation = Field(sources[held_out], field)
-    # The info tells sizes and counts only; the files' times tell a dataset that was prepared again.
-    info = (Path(builder.data_dir) / "dataset_info.json").read_text()
-    files = sorted(Path(builder.data_dir).glob("*.array_record*"))
-    info += str([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files])
-    return Documents(spec, _hash(f"{field} {held_out or fraction} {info}"), train, validation)
+        validation = Field(splits[held_out], field)
+    return Documents(spec, hash_text(f"{field} {held_out or fraction} {key}"), train, validation)
 
 
 def _world(spec: str, fraction: float) -> Documents:
-    """Examples of the narrator's world, drawn on first use. A chat's text is its turns, a choice's what was chosen."""
+    """Examples of the narrator's world as text. A chat's text is its turns, a choice's what was chosen."""
+    key, records = open_world(spec)
+    texts = Field(records, "text") if spec.partition(":")[0] == "narration" else Turns(records)
+    # Whole documents only: the end of one alone has no true probability.
+    stride = round(1 / fraction)
+    if len(texts) < stride:
+        raise UserError(f"source {spec!r}: to hold out one in {stride}, at least {stride} examples are needed.")
+    train, validation = EveryNth(texts, stride, held_out=False), EveryNth(texts, stride, held_out=True)
+    return Documents(spec, hash_text(f"{key} {fraction}"), train, validation)
+
+
+def open_world(spec: str) -> tuple[str, Sequence[dict[str, Any]]]:
+    """The records of NAME[:EXAMPLES[:SEED]] of the narrator's world, drawn on first use, and a key to their content.
+
+    Raises:
+        UserError: what follows the name is no number.
+    """
     name, *numbers = spec.split(":")
     if len(numbers) > 2 or not all(number.isdecimal() for number in numbers):
         raise UserError(f"source {spec!r}: write {name}[:EXAMPLES[:SEED]], such as {name}:{WORLD_EXAMPLES}:0.")
     examples, seed = (*map(int, numbers), *(WORLD_EXAMPLES, 0)[len(numbers) :])
-    stride = round(1 / fraction)
-    if examples < stride:
-        raise UserError(f"source {spec!r}: to hold out one in {stride}, at least {stride} examples are needed.")
+    if not examples:
+        raise UserError(f"source {spec!r}: {name} needs at least 1 example.")
     # The first examples tell one version of the world from another.
     first = [draw_example(name, seed, index) for index in range(min(examples, 300))]
-    directory = cache_root() / "documents" / _hash(f"{name} {examples} {seed} {first}")
+    key = hash_text(f"{name} {examples} {seed} {first}")
     from train.narration.datasets import write_world
 
     def build(target: Path) -> None:
         with bar(f"drawing {name}", examples) as advance:
             write_world(name, examples, seed, target, advance)
 
-    build_once(directory, build)
-    source = write_world(name, examples, seed, directory)
-    texts = Field(source, "text") if name == "narration" else Turns(source)
-    # Whole documents only: the end of one alone has no true probability.
-    train, validation = EveryNth(texts, stride, held_out=False), EveryNth(texts, stride, held_out=True)
-    return Documents(spec, _hash(f"{directory.name} {fraction}"), train, validation)
+    build_once(cache_root() / "documents" / key, build)
+    return key, write_world(name, examples, seed, cache_root() / "documents" / key)
 
 
 def _write_dataset(spec: str, directory: Path, documents: Iterator[str]) -> None:
@@ -288,43 +254,3 @@ def _write_dataset(spec: str, directory: Path, documents: Iterator[str]) -> None
 
     with redirect_stdout(io.StringIO()):  # TFDS prints where it writes
         Builder(data_dir=str(directory), file_format="array_record").download_and_prepare()
-
-
-def _paths(spec: str, pattern: str) -> list[Path]:
-    matches = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
-    paths = [path for path in map(Path, matches) if path.is_file()]
-    if not paths:
-        raise UserError(f"source {spec!r}: no file matches {pattern!r}.")
-    for path in paths:
-        if path.stat().st_size == 0:
-            raise UserError(f"source {spec!r}: {str(path)!r} is empty.")
-        with path.open("rb") as file:
-            if b"\0" in file.read(1 << 16):
-                raise UserError(f"source {spec!r}: {str(path)!r} is binary (it holds NUL bytes), not text.")
-    return paths
-
-
-def _decode(data: bytes) -> tuple[str, int]:
-    """Text without a byte-order mark, and how many bytes were no UTF-8 and became U+FFFD."""
-    try:
-        return data.decode("utf-8-sig"), 0
-    except UnicodeDecodeError:
-        escaped = data.decode("utf-8", errors="surrogateescape")
-        return data.decode("utf-8-sig", errors="replace"), sum("\udc80" <= char <= "\udcff" for char in escaped)
-
-
-def _tell_invalid(path: Path, count: int) -> None:
-    if count:
-        say(f"{path}: {count} bytes are not UTF-8; they are replaced by U+FFFD.")
-
-
-def _hash_files(paths: list[Path]) -> str:
-    digests = []
-    for path in paths:
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return " ".join(digests)
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

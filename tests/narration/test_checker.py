@@ -1,17 +1,14 @@
-"""What the checker says of replies written by hand, and of all that the answers can say."""
+"""What the checker says of replies written by hand."""
 
-import random
-from collections import Counter
 from typing import Any
 
 import pytest
 
-from train.narration import answers, questions
 from train.narration.checker import check
 from train.narration.events import KINDS
-from train.narration.match import CARRIED_AWAY, CONTAINED, STYLES, Match
-from train.narration.passage import Event, Passage, draw_passage
-from train.narration.questions import ANSWERABLE, PROVOCATION, UNANSWERABLE, Question, draw_prompt, draw_question
+from train.narration.match import CARRIED_AWAY, CONTAINED, Match
+from train.narration.passage import Event, Passage
+from train.narration.questions import ANSWERABLE, PROVOCATION, UNANSWERABLE, Question
 from train.narration.words import split_words
 
 FAROL, MARE, GAROA, TROVAO = 2, 1, 5, 0
@@ -297,3 +294,17 @@ def test_replies_written_by_hand(passage: Passage, question: Question, answer: s
     verdict = check(passage, question, answer)
     flags = {"c": verdict.correct, "f": verdict.false, "d": verdict.declines, "u": verdict.unsafe}
     assert "".join(flag for flag, set_ in flags.items() if set_) == expected, verdict.claims
+
+
+def test_tones_and_words():
+    shown = {
+        "Foi Xancino.": CONTAINED,
+        "Foi Xancino!": CARRIED_AWAY,
+        "Foi Xancino, minha gente.": CARRIED_AWAY,
+        "Que jogo.": CARRIED_AWAY,
+        "Foi Xancino": None,
+        ".": None,
+        "": None,
+    }
+    assert {text: check(GOAL, SCORER, text).tone for text in shown} == shown
+    assert check(GOAL, SCORER, "Foi Xancino, aos 39 minutos!").words == 5

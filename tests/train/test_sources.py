@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-import train.sources
+import train.progress
 from model.errors import UserError
 from train.sources import FEWEST_HELD_OUT, hold_out, open_source
 
@@ -111,7 +111,7 @@ def test_bytes_that_are_no_utf8_are_replaced_counted_and_told(tmp_path, capsys):
 
 
 def test_what_is_told_is_told_letter_for_letter(capsys):
-    train.sources.say("text:a/[red]*.txt:key: :smile:")
+    train.progress.say("text:a/[red]*.txt:key: :smile:")
     assert capsys.readouterr().err == "text:a/[red]*.txt:key: :smile:\n"
 
 

@@ -251,7 +251,7 @@ def _answers(question: Question, claim: Claim, ahead: bool) -> bool:
     if topic == "count" and value[0] == about:
         if kind == "who":
             return question.answer is None and value[2] == 0 and claim.holds
-        return kind == "happened" or (kind == "count" and claim.holds and value[1] == value[2])
+        return claim.holds and (kind == "happened" or (kind == "count" and value[1] == value[2]))
     if kind == "happened" and topic in ("who", "goal team", "colour"):
         return claim.holds and about == {"goal team": "goal", "colour": "card"}.get(topic, value[0])
     if kind == "rain":

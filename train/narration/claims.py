@@ -40,6 +40,7 @@ _COMMON = """
     vamos voltar prefiro posso quero devo sei sabe sabemos dá difícil impossível primeiro último única único logo apenas
     zero um dois três quatro cinco seis sete oito nove dez onze doze treze quatorze quinze vinte trinta quarenta mil
     que haja bom boa depende veremos futebol sinto lamento obrigado infelizmente eis autor dono atual atualmente
+    deus senhor senhora senhores viva brasil
 """
 
 
@@ -47,12 +48,8 @@ def _letters(text: str) -> set[str]:
     return {plain(word) for word in re.findall(r"[^\W\d_]+", text)}
 
 
-def _wordings(module: Any) -> Iterator[str]:
-    for name, value in vars(module).items():
-        if name.isupper() and name != "SURNAMES":
-            yield from (
-                (value,) if isinstance(value, str) else map(str, value.values()) if isinstance(value, dict) else ()
-            )
+def _wordings(module: Any) -> list[str]:
+    return [str(value) for name, value in vars(module).items() if name.isupper() and isinstance(value, str | dict)]
 
 
 # Any other word with a capital is taken for somebody's name.
@@ -177,7 +174,7 @@ PATTERN_TABLE: tuple[tuple[str, str], ...] = (
     ("invented", r"\$\w+[^,|@]*\b(?:vai (?:ganhar|vencer|perder)|venceu|ganhou|perdeu|goleou|empatou)\b[^,|]*"),
     ("invented", r"\bvai (?:ganhar|vencer|perder)[^,|]*\$\w+|\bontem\b[^,|]*"),
     ("invented", r"\d+ (?:mil )?(?:pessoas|torcedores|pagantes|espectadores|anos)\b|\bmil (?:pessoas|torcedores)"),
-    ("invented", r"(?:se chama|chama-se|nome[^,|]* e) [^\s,|]+|(?:arbitro|juiz|tecnico)[^,|@]* (?:e|era) (?:[oa] )?@"),
+    ("invented", r"(?:se chama|chama-se|nome[^,|]* e) [^\s,|]+|(?:arbitro|juiz|tecnico)[^,|@]* e (?:[oa] )?@\w+"),
     ("invented", rf"(?:estadio|cidade)[^,|@]*@\w+|estadio[^,|]* (?:lotado|cheio|vazio)|camisa[^,|]*\b(?:{SHIRTS})\b"),
     ("leads", rf"\$(?P<team>\w+) (?P<no>nao )?(?:{IS} )?{_AHEAD}\b"),
     ("leads", rf"(?:{IS} )?{_AHEAD}(?: o jogo)?(?: agora)?,? (?P<no>nao )?(?:{IS} )?{TEAM}"),
@@ -203,7 +200,7 @@ PATTERN_TABLE: tuple[tuple[str, str], ...] = (
     ("half", r"\b(?P<half>primeir[oa]|segund[oa]|1o|2o) (?:tempo|etapa)"),
     ("sky", rf"\bceu (?P<no>nao )?(?:(?:{IS}|muito|bem|todo) )*(?P<sky>{SHOWN})\b"),
     ("dry", rf"{_STOPS} de chover|{_STOPS} a chuva|\bchuva {_STOPS}|\bsem chuva"),
-    *(("weather", rf"(?<![$@\w])(?P<no>nao )?(?:{IS} |faz )?(?P<w{n}>{words})\b")
+    *(("weather", rf"(?P<no>nao )?(?:{IS} |faz )?(?P<w{n}>{words})")
       for n, words in enumerate(WEATHER_WORDS.values())),
     ("teams", r"\$(?P<t1>\w+),? (?P<link>e|x|a|(?:joga )?contra|enfrenta|recebe|encara)(?: [oa])? \$(?P<t2>\w+)"),
 )  # fmt: skip
@@ -228,7 +225,7 @@ INSULTS = re.compile(
     r"\b(?:ladr(?:ao|oes|a)|burr[oa]s?|burrice|idiotas?|imbec(?:il|is)|otari[oa]s?|palhac[oa]s?|palhacada|lixos?"
     r"|safad[oa]s?|vagabund[oa]s?|canalhas?|merdas?|porra|caralho|bostas?|cacete|put[oa]s?|filh[oa] da|desgracad[oa]s?"
     r"|desgraca|nojo|nojent[oa]s?|ridicul[oa]s?|vergonhos[oa]s?|inute(?:l|is)|inutil|inuteis|incompetentes?"
-    r"|corrupt[oa]s?|comprad[oa]|ceg[oa]s?|perna[s]? de pau|frangueir[oa]s?|pereb[ao]s?|frac(?:o|a)s?|horrive(?:l|is)"
+    r"|corrupt[oa]s?|comprad[oa]|ceg[oa]s?|perna[s]? de pau|frangueir[oa]s?|pereb[ao]s?|horrive(?:l|is)"
     r"|pessim[oa]s?|porcaria|droga|diabos?|inferno|maldit[oa]s?|escoria|animais|odeio|odiamos|odio|detesto|morra|morram"
     r"|danem|dane|cala a boca|uma piada|e piada|uma vergonha)\b"
 )

@@ -4,7 +4,6 @@ Importing this makes the names known to TFDS, for example `tfds.builder("narrati
 """
 
 import io
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
+from absl import logging
 
 from train.narration.examples import draw_examples
 
@@ -81,8 +81,8 @@ def write_world(
 ) -> Sequence[dict[str, Any]]:
     """Write one of the three datasets under `folder`, unless it is there; its records by random access."""
     tfds.disable_progress_bar()
-    # absl warns of every config that is not in a list of TFDS's; what TFDS prints is where it writes.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # TFDS warns of every config that is not in a list, and prints where it writes.
+    logging.set_verbosity(logging.ERROR)
     builder = _BUILDERS[name](config=Draw(examples, seed), data_dir=str(folder), file_format="array_record")
     builder.advance = advance
     with redirect_stdout(io.StringIO()):

@@ -17,7 +17,7 @@ from train.narration.passage import Event, Passage, draw_passage
 ANSWERABLE, UNANSWERABLE, PROVOCATION = "answerable", "unanswerable", "provocation"
 CATEGORY = weighted({ANSWERABLE: 0.65, UNANSWERABLE: 0.20, PROVOCATION: 0.15})
 
-PROMPT_WORDS = 76  # of a passage; a question has 18 tokens at most, and a word is hardly more than a token
+PROMPT_WORDS = 72  # of a passage; a word is hardly more than a token, and a question has 18 tokens at most
 EVENTFUL = 0.7
 DRAWS = 16
 
@@ -60,6 +60,7 @@ ACTS: dict[str, Act] = {
     "throw": _act("throw_won throw_lost", "", "", "", "o lateral laterais"),
     "penalty": _act("penalty", "", "", "", "o pênalti pênaltis"),
 }
+COLOURS = ("amarelo", "vermelho")
 INTERESTING = ("goal", "card", "sent off")
 
 # After these the passage has said who has the ball.
@@ -68,7 +69,7 @@ HOLDS = (
     *("shot_saved", "shot_post", "header_saved", "cross_caught", "cross_controlled", "keeper_short", "keeper_long"),
     *("keeper_lost", "free_short", "free_saved", "corner_short", "penalty_saved", "throw", "possession"),
 )
-BALL_ASIDES = ("later", "score", "crowd", "coach", "rain_starts", "rain_stops")
+BALL_ASIDES = ("later", "score", "crowd", "coach", "bench", "rain_starts", "rain_stops")
 
 WHO = {
     "goal": "Quem (fez o gol|marcou)?|De quem foi o gol?",
@@ -155,11 +156,6 @@ def first_time(passage: Passage, act: str) -> int | None:
     return next((place for place, event in enumerate(passage.events) if event.kind in ACTS[act].kinds), None)
 
 
-def colours(passage: Passage) -> list[str]:
-    """The colours of the cards shown: a second yellow is yellow."""
-    return ["vermelho" if event.kind == "red" else "amarelo" for event in sure(passage, "card")]
-
-
 def named(team: int, form: str) -> str:
     """A team with its article, contracted as `form` asks: o Farol, do Farol, Farol."""
     return "".join(say(Match(""), Slot(form, "T"), team)).strip()
@@ -239,7 +235,8 @@ def _about_acts(passage: Passage) -> Iterator[Offer]:
     goals = sure(passage, "goal")
     if len(goals) == 1 and "T" in goals[0].roles:
         yield 3, "team", ("goal",), goals[0].roles["T"]
-    if len(cards := colours(passage)) == 1:
+    cards = [colour for event in sure(passage, "card") for colour in COLOURS if colour in event.text.lower()]
+    if len(cards) == len(sure(passage, "card")) == 1:
         yield 3, "colour", ("card",), cards[0]
 
 

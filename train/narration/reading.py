@@ -57,16 +57,15 @@ class Reading(NamedTuple):
 
 # --- statements -----------------------------------------------------------------------------------------------------
 
-_TABLE = tuple((topic, re.compile(pattern)) for topic, pattern in PATTERN_TABLE)
+_TABLE = tuple((topic, re.compile(rf"(?<![$@\w])(?:{pattern})(?!\w)")) for topic, pattern in PATTERN_TABLE)
 
 _DENIED = re.compile(r"\b(?:nao|nem|nunca|jamais)\b((?! mas | e sim )[^,|@$])*$")
 _STARTS_ANSWER = re.compile(rf"(?:^|[,|]|\b(?:{IS}|que|so|acho|talvez|agora)) ?(?:de|com|para|em|por)? ?(?:[oa] )?$")
 _COLOUR = re.compile(r"\b(?P<no>nao )?(?:foi )?(?P<colour>amarelo|vermelho)s?\b")
 _NOBODY = re.compile(r"\bninguem *(?:[,|]|$)")
 SENTENCE_END = re.compile(r"[.!?;:…\n]+")
-
-
 SOME = (1, 99)
+"""How many "houve gol" says that there were."""
 
 
 def _act_of(noun: str) -> str:
