@@ -26,7 +26,9 @@ def loss_curve(rows: Rows, target: Path, floor: float | None = None) -> None:
         axes.annotate(f"{loss:.3f}", (step, loss), textcoords="offset points", xytext=(-4, 8), ha="right", color=ORANGE)
     if floor is not None:
         axes.axhline(floor, color=GREY, linestyle="--", linewidth=1, label=f"floor: the truth itself, {floor:.3f}")
-        axes.set_ylim(bottom=0)
+        axes.set_yscale("log")  # or the last steps, where it comes near, could not be told apart
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
     axes.legend(frameon=False)
     _save(figure, target)
 
