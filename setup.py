@@ -23,7 +23,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=find_packages(include=["model*", "train*", "experiments*"]),
+    packages=find_packages(include=["model*", "train*", "rlhf*", "serve*", "experiments*"]),
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",
@@ -37,6 +37,7 @@ setup(
         "jaxtyping>=0.3",
         "numpy>=2",
         "pydantic>=2.10",
+        "jinja2>=3.1",
         "tyro>=1.0",
         "rich>=13.9",
         "pyyaml>=6",

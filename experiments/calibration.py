@@ -8,12 +8,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from experiments.truth import TokenListener
 from model.tokenizer import Tokenizer
 from train.narration.cast import TEAM_OF
 from train.narration.words import split_words
 from train.progress import bar
 from train.trained import Trained
-from train.truth import TokenListener
 
 BATCH = 20
 

@@ -10,6 +10,8 @@ COMMANDS = {
     "run": "train an experiment, or go on with it",
     "probs": "what a trained model expects after a text",
     "sample": "let a trained model continue a text",
+    "rate": "choose between two answers, and keep the choices",
+    "chat": "talk to a trained model, and look behind its answers",
     "neighbours": "tokens whose embeddings lie nearest to a word's",
     "config": "list, show and compare experiment configs",
     "bench": "measure training, decoding and start-up on this machine",

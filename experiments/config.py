@@ -11,8 +11,10 @@ import yaml
 from model.config import MeshConfig, ModelConfig
 from model.errors import UserError, unknown
 from model.tokenizer import TokenizerConfig
-from train.config import DataConfig, TrainConfig
+from train.config import DataConfig, SftConfig, TrainConfig
 from train.mapping import from_mapping, to_mapping
+
+STAGE_NAMES = ("pretrain", "sft")
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Experiment:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def check(self) -> None:

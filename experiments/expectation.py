@@ -6,12 +6,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from experiments.truth import knows_truth, true_token_probabilities
 from model.config import SamplingConfig
 from model.decode import read
 from model.sampling import distribution, entropy
 from train.progress import say
 from train.trained import Trained
-from train.truth import knows_truth, true_token_probabilities
 
 
 def expectation(trained: Trained, text: str, temperature: float, top: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from experiments.config import Experiment
 from model.config import ModelConfig
 from model.presets import PRESETS, small
 from model.tokenizer import TokenizerConfig
-from train.config import DataConfig, TrainConfig
+from train.config import ChatConfig, DataConfig, SftConfig, TrainConfig
 
 # The narrator's world: the text whose true probabilities are known, so that the loss has a floor.
 NARRATOR = Experiment(
@@ -23,6 +23,20 @@ NARRATOR = Experiment(
         checkpoint_every=250,
         sample_every=250,
         sample_prompt="O céu está",
+    ),
+    sft=SftConfig(
+        data=ChatConfig(sources=("narration_chat:10000",)),
+        train=TrainConfig(
+            steps=400,
+            batch_size=4,
+            optimizer="muon",
+            learning_rate=1e-3,
+            muon_learning_rate=0.01,
+            final_learning_rate=0.0,
+            eval_every=200,
+            checkpoint_every=200,
+            sample_every=100,
+        ),
     ),
 )
 
@@ -58,7 +72,8 @@ def from_depth(depth: int) -> Experiment:
     Rows of 256, batches of 8, twenty tokens for each parameter (Hoffmann et al. 2022), and a learning rate that falls
     with the square root of the width. The rule is ours.
     """
-    model, tokenizer, data = small(depth), TokenizerConfig(vocab_size=2048), DataConfig(sequence_length=256)
+    model, tokenizer = small(depth), TokenizerConfig(vocab_size=2048)
+    data = DataConfig(sequence_length=256, validation_fraction=0.02)
     matrices = 12 * depth * model.width**2 + tokenizer.vocab_size * model.width
     rate = 2e-3 * (256 / model.width) ** 0.5
     train = TrainConfig(steps=20 * matrices // (8 * data.sequence_length), batch_size=8, learning_rate=rate)

@@ -13,11 +13,11 @@ from markdown_it import MarkdownIt
 from experiments import pictures
 from experiments.calibration import calibrate
 from experiments.expectation import expectation
+from experiments.truth import knows_truth
 from train.narration.cast import TEAMS
 from train.run_directory import RunDirectory, write_atomically
 from train.sources import open_source
 from train.trained import Trained, load
-from train.truth import knows_truth
 
 PLAYERS_OF_A_MATCH = 2 * len(TEAMS[0].eleven)
 STYLE = """
@@ -51,6 +51,7 @@ def write_report(run: RunDirectory) -> Path:
             f"entropy {table['entropy']:.2f} nats, {table['rest']:.1%} on tokens not shown.\n\n"
             "![probabilities of the next token](pictures/expectation.png)\n\n" + _expectation(table),
             *_against_truth(trained, config["data"], folder),
+            *_fine_tuning(run, folder),
             "## Speed\n\nCompilation, evaluation, samples and checkpoints are left out.\n\n"
             "![tokens per second by step](pictures/throughput.png)",
             "## How it was made\n\n" + _provenance(run),
@@ -95,6 +96,20 @@ def _against_truth(trained: Trained, data: dict[str, Any], folder: Path) -> list
         f"{found.names_repeated:,} places where it comes again. One who knows the language guesses it in "
         f"{found.truth_guesses:.1%}; a name drawn from the two teams' {PLAYERS_OF_A_MATCH} would be right in "
         f"{1 / PLAYERS_OF_A_MATCH:.1%}."
+    ]
+
+
+def _fine_tuning(run: RunDirectory, folder: Path) -> list[str]:
+    """What the stage `sft` came to, where it is complete."""
+    stage = run.stage("sft")
+    if stage.result is None:
+        return []
+    pictures.loss_curve(stage.rows("metrics"), folder / "sft_loss.png")
+    return [
+        "## Learning to answer\n\nSupervised fine-tuning; the loss counts the assistant's tokens only. On held-out "
+        f"chats {stage.result['validation_loss']:.4f} nats per token after {stage.result['steps']:,} steps "
+        f"({stage.result['seconds']:,.0f} s).\n\n![loss by step](pictures/sft_loss.png)\n\n"
+        + _samples(stage.rows("samples"))
     ]
 
 

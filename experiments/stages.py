@@ -1,23 +1,28 @@
 """The stages of an experiment: config to data, model and mesh, and through the loop."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from experiments.config import Experiment
 from experiments.machine import session
+from experiments.truth import floor, knows_truth
+from model.chat import ChatTemplate
+from model.config import ModelConfig
 from model.errors import UserError
 from model.sharding import ShardingRules, make_mesh
-from model.tokenizer import Tokenizer
+from model.tokenizer import Tokenizer, TokenizerConfig
 from model.transformer import Transformer
 from train.batches import PackedRows, check_long_enough, training_batches, validation_batches
-from train.corpus import TokenStream, tokenize, train_tokenizer_once
+from train.chats import open_chats
+from train.corpus import TokenStream, tokenize, tokenize_chats, train_tokenizer_once
 from train.evaluation import bits_per_byte
 from train.loop import StopRequest, Workbench, check_rows_divide, compute_dtype, fit
 from train.run_directory import RunDirectory, write_atomically
 from train.sources import Documents, open_source
-from train.truth import floor, knows_truth
+from train.trained import load
 
 
 def pretrain(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
@@ -37,13 +42,8 @@ def pretrain(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> di
     else:
         tokenizer = train_tokenizer_once(experiment.tokenizer, sources)
         write_atomically(run.tokenizer_path, tokenizer.to_json())
-    model_config = experiment.model
-    if model_config.vocab_size is None:
-        model_config = replace(model_config, vocab_size=tokenizer.size)
-    elif model_config.vocab_size < tokenizer.size:
-        raise UserError(
-            f"model.vocab_size={model_config.vocab_size} is smaller than the tokenizer's {tokenizer.size} tokens."
-        )
+        if (own := _template_beside(experiment.tokenizer)) is not None:
+            write_atomically(run.chat_template_path, own.text)
     streams = [tokenize(source, "train", tokenizer) for source in sources]
     held_out = [tokenize(source, "validation", tokenizer) for source in sources]
     for source, stream in zip(sources, streams, strict=True):
@@ -51,7 +51,7 @@ def pretrain(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> di
     rows = [PackedRows(stream, data.sequence_length) for stream in streams]
     data_seconds = time.perf_counter() - start
     bench = Workbench(
-        model=Transformer(model_config, rules, compute_dtype(train.precision)),
+        model=Transformer(_sized(experiment.model, tokenizer), rules, compute_dtype(train.precision)),
         config=train,
         mesh=mesh,
         rules=rules,
@@ -61,12 +61,83 @@ def pretrain(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> di
             [PackedRows(stream, data.sequence_length) for stream in held_out], train.batch_size
         ),
         directory=stage,
+        prompt=[tokenizer.document_end, *tokenizer.encode(train.sample_prompt)],
+        ends={tokenizer.document_end},
     )
     result = {"stage": "pretrain", "data_seconds": round(data_seconds, 3), **fit(bench, stop)}
     if all(map(knows_truth, data.sources)):
         result |= against_truth(result["validation_loss"], sources, held_out)
     stage.complete(result)
     return result
+
+
+def sft(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
+    """Learn to answer from demonstrations (Ouyang et al. 2022, section 3.5): the loss counts the assistant's tokens.
+
+    Begins with what pre-training came to; resumes, and returns at once what a complete stage came to.
+    """
+    stage = run.stage("sft")
+    if stage.result is not None:
+        return stage.result
+    if run.stage("pretrain").result is None:
+        raise UserError(f"stage 'sft' begins with what 'pretrain' came to, which is not complete in {str(run.path)!r}.")
+    data, train, length = experiment.sft.data, experiment.sft.train, experiment.data.sequence_length
+    mesh, rules = make_mesh(experiment.mesh), ShardingRules()
+    check_rows_divide(train, mesh)
+    start = time.perf_counter()
+    chats = [open_chats(spec, data.validation_fraction) for spec in data.sources]
+    run.claim_data({f"sft {source.spec}": source.key for source in chats})
+    run.add_session(session())
+    before = load(run, "pretrain")
+    tokenizer, template = before.tokenizer, before.template
+    write_atomically(run.chat_template_path, template.text)
+    streams = [tokenize_chats(source, "train", tokenizer, template) for source in chats]
+    held_out = [tokenize_chats(source, "validation", tokenizer, template) for source in chats]
+    for source, stream in zip(chats, streams, strict=True):
+        check_long_enough(stream, length, source.spec)
+    prompt = template.encode(tokenizer, chats[0].validation[0][:-1], answer=True).tokens
+    data_seconds = time.perf_counter() - start
+    bench = Workbench(
+        model=Transformer(_sized(experiment.model, tokenizer), rules, compute_dtype(train.precision)),
+        config=train,
+        mesh=mesh,
+        rules=rules,
+        tokenizer=tokenizer,
+        training=training_batches([PackedRows(stream, length) for stream in streams], (), train.batch_size, train.seed),
+        validation=validation_batches([PackedRows(stream, length) for stream in held_out], train.batch_size),
+        directory=stage,
+        prompt=[tokenizer.document_end, *prompt],
+        ends={tokenizer.document_end, template.stop_token(tokenizer)},
+        initial=before.params,
+    )
+    result = {"stage": "sft", "data_seconds": round(data_seconds, 3), **fit(bench, stop)}
+    stage.complete(result)
+    return result
+
+
+Stage = Callable[[Experiment, RunDirectory, StopRequest], dict[str, Any]]
+STAGES: dict[str, Stage] = {"pretrain": pretrain, "sft": sft}
+
+
+def _template_beside(config: TokenizerConfig) -> ChatTemplate | None:
+    """The chat template that lies beside a given tokenizer, if one does."""
+    path = Path(config.path).with_name("chat_template.jinja") if config.path else None
+    return ChatTemplate.load(path) if path and path.exists() else None
+
+
+def _sized(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """The model with its tokenizer's vocabulary, where the config leaves that open.
+
+    Raises:
+        UserError: the config's vocabulary is too small.
+    """
+    if config.vocab_size is None:
+        return replace(config, vocab_size=tokenizer.size)
+    if config.vocab_size < tokenizer.size:
+        raise UserError(
+            f"model.vocab_size={config.vocab_size} is smaller than the tokenizer's {tokenizer.size} tokens."
+        )
+    return config
 
 
 def against_truth(loss: float, sources: Sequence[Documents], held_out: Sequence[TokenStream]) -> dict[str, float]:

@@ -11,7 +11,7 @@ import pytest
 import tests.shapes  # noqa: F401  the hook below looks it up by name
 
 # Every annotated shape and type is checked against what really passes through.
-jaxtyping.install_import_hook(["model", "train"], "tests.shapes.check")
+jaxtyping.install_import_hook(["model", "train", "rlhf"], "tests.shapes.check")
 # Two simulated devices; tests that need one take the first.
 jax.config.update("jax_num_cpu_devices", 2)
 

@@ -15,7 +15,10 @@ AnyArray = np.ndarray | Array  # made on the host, then placed on devices
 
 
 class Batch(NamedTuple):
-    """Rows of tokens. `weights` is 1 where the target counts and 0 on padding."""
+    """Rows of tokens. `weights` is 1 where the target counts, 0 on padding and on what is read but not learned.
+
+    `segments` number the documents of a row from 1; padding has 0.
+    """
 
     tokens: Int[AnyArray, "B T"]
     targets: Int[AnyArray, "B T"]
@@ -50,7 +53,9 @@ class PackedRows:
             text = self.stream.tokens[start : start + size + 1]
             here = slice(at, at + size)
             tokens[here], targets[here] = text[:-1], text[1:]
-            positions[here], segments[here], weights[here] = np.arange(size), segment, 1
+            positions[here], segments[here] = np.arange(size), segment
+            learned = self.stream.learned
+            weights[here] = 1 if learned is None else learned[start + 1 : start + size + 1]
             at += size
         return Batch(tokens, targets, positions, segments, weights)
 

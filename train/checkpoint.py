@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -13,15 +13,17 @@ import orbax.checkpoint as ocp
 from model.errors import UserError
 from train.progress import say
 from train.run_directory import write_atomically
-from train.step import TrainState
 
 SIZES = "sizes.json"
+
+
+State = TypeVar("State", bound=Any)  # a named tuple with at least `step`, the number of updates, and `params`
 
 
 class Checkpoints:
     """The checkpoints of one stage.
 
-    Each holds three items: `params`, `rest` (optimizer and counters) and `meta` (the loop's own counts).
+    Each holds three items: `params`, `rest` (all else of the state) and `meta` (the loop's own counts).
     """
 
     def __init__(self, directory: Path, keep: int | None = None) -> None:
@@ -37,7 +39,7 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
-    def save(self, state: TrainState, meta: Mapping[str, Any]) -> None:
+    def save(self, state: Any, meta: Mapping[str, Any]) -> None:
         """Start saving; what fails shows here, at the next save or at `wait`.
 
         Raises:
@@ -69,14 +71,14 @@ class Checkpoints:
         """Let go of the folder."""
         self._manager.close()
 
-    def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+    def restore(self, abstract: State) -> tuple[State, dict[str, Any]] | None:
         """The newest state that can be read, laid out as `abstract`, and its meta; None if there is none."""
         items = {"params": ocp.args.StandardRestore(abstract.params), "rest": ocp.args.StandardRestore(_rest(abstract))}
         found = self._newest(items)
         if found is None:
             return None
         step, restored = found
-        state = TrainState(
+        state = abstract._replace(
             step=jax.device_put(jax.numpy.asarray(step, jax.numpy.int32), abstract.step.sharding),
             params=restored["params"],
             **restored["rest"],
@@ -156,9 +158,9 @@ class Checkpoints:
         return UserError(f"could not save a checkpoint under {str(self.directory)!r} ({reason}); {kept}.")
 
 
-def _rest(state: TrainState) -> dict[str, Any]:
+def _rest(state: Any) -> dict[str, Any]:
     """What a checkpoint keeps beside the parameters; the step is its name."""
-    return {"opt_state": state.opt_state, "skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
+    return {name: value for name, value in state._asdict().items() if name not in ("step", "params")}
 
 
 def _files(folder: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """What a run reads and how it learns. Plain data: importing this does not import JAX."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import tyro
@@ -34,6 +34,22 @@ class DataConfig:
             raise UserError(f"data.sequence_length={self.sequence_length} must be at least 1.")
         if not 0 < self.validation_fraction <= 0.5:
             raise UserError(f"data.validation_fraction={self.validation_fraction} must lie in (0, 0.5].")
+
+
+@dataclass(frozen=True)
+class ChatConfig:
+    """Chats to learn answers from."""
+
+    sources: tuple[str, ...] = ("narration_chat",)
+    """Each one of: narration_chat[:EXAMPLES[:SEED]], jsonl:GLOB, tfds:NAME[/CONFIG]; records have `messages`."""
+    validation_fraction: float = 0.05
+    """Share of the chats held out."""
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise UserError("sft.data.sources is empty; name at least one, such as narration_chat.")
+        if not 0 < self.validation_fraction <= 0.5:
+            raise UserError(f"sft.data.validation_fraction={self.validation_fraction} must lie in (0, 0.5].")
 
 
 @dataclass(frozen=True)
@@ -126,3 +142,11 @@ class TrainConfig:
         for name in ("warmup_steps", "weight_decay", "sample_tokens"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"train.{name}={getattr(self, name)} must be 0 or a positive number.")
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """Supervised fine-tuning: what to learn answers from, and how."""
+
+    data: ChatConfig = field(default_factory=ChatConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)

@@ -1,6 +1,5 @@
 """A source's documents as one stream of token ids on disk, tokenized once for each tokenizer."""
 
-import hashlib
 import multiprocessing
 import os
 from collections import deque
@@ -12,9 +11,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Integer
 
+from model.chat import ChatTemplate
 from model.errors import UserError
 from model.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from train.cache import build_once, cache_root
+from train.chats import Chat, Chats
+from train.files import hash_text
 from train.progress import bar
 from train.sources import Documents
 
@@ -34,13 +36,15 @@ class TokenStream:
 
     tokens: Integer[np.ndarray, "N"]
     starts: Integer[np.ndarray, "starts"]
+    learned: Integer[np.ndarray, "N"] | None = None
+    """1 on the tokens that a loss counts as targets, 0 on the others; None: it counts all."""
 
 
 def train_tokenizer_once(config: TokenizerConfig, sources: Sequence[Documents]) -> Tokenizer:
     """The tokenizer of a run, trained on the training splits (100 MB of them at most) and cached."""
     if config.kind == "file":
         return train_tokenizer(config, ())
-    key = hashlib.sha256(f"{config} {[source.key for source in sources]}".encode()).hexdigest()[:32]
+    key = hash_text(f"{config} {[source.key for source in sources]}")
     directory = cache_root() / "tokenizers" / key
 
     def build(target: Path) -> None:
@@ -56,28 +60,66 @@ def train_tokenizer_once(config: TokenizerConfig, sources: Sequence[Documents]) 
 def tokenize(documents: Documents, split: str, tokenizer: Tokenizer) -> TokenStream:
     """One split as tokens, from the cache if it was tokenized with this tokenizer before."""
     spec = tokenizer.to_json()
-    key = hashlib.sha256(f"{documents.key} {split} {spec}".encode()).hexdigest()[:32]
+    key = hash_text(f"{documents.key} {split} {spec}")
     directory = cache_root() / "tokens" / key
     sequence: Sequence[bytes] = getattr(documents, split)
 
     def build(target: Path) -> None:
-        dtype = np.uint16 if tokenizer.size <= 1 << 16 else np.uint32
-        starts, length = [0], 0
-        with (target / "tokens.bin").open("wb") as file:
-            for ids in _tokenized(sequence, spec, f"tokenizing {documents.spec} ({split})"):
-                np.array([tokenizer.document_end, *ids], dtype).tofile(file)
-                length += 1 + len(ids)
-                starts.append(length)
-            np.array([tokenizer.document_end], dtype).tofile(file)
-        np.save(target / "starts.npy", np.array(starts, np.int64))
-        (target / "dtype").write_text(np.dtype(dtype).name)
+        documents_ids = _tokenized(sequence, spec, f"tokenizing {documents.spec} ({split})")
+        _write_stream(target, tokenizer, ((ids, None) for ids in documents_ids))
 
     build_once(directory, build)
-    tokens = np.memmap(directory / "tokens.bin", dtype=(directory / "dtype").read_text(), mode="r")
-    starts = np.load(directory / "starts.npy")
-    if len(tokens) - 1 == len(starts) - 1:
+    stream = _read_stream(directory)
+    if len(stream.tokens) == len(stream.starts):
         raise UserError(f"source {documents.spec!r} is too small for a held-out split: its {split} part has no text.")
-    return TokenStream(tokens, starts)
+    return stream
+
+
+def tokenize_chats(chats: Chats, split: str, tokenizer: Tokenizer, template: ChatTemplate) -> TokenStream:
+    """One split of chats as tokens, of which the assistant's are learned; from the cache where it is there."""
+    key = hash_text(f"{chats.key} {split} {template.text} {tokenizer.to_json()}")
+    directory = cache_root() / "tokens" / key
+    sequence: Sequence[Chat] = getattr(chats, split)
+
+    def build(target: Path) -> None:
+        with bar(f"tokenizing {chats.spec} ({split})", len(sequence)) as advance:
+
+            def encoded() -> Iterator[tuple[list[int], list[bool]]]:
+                for index in range(len(sequence)):
+                    yield template.encode(tokenizer, sequence[index])
+                    advance()
+
+            _write_stream(target, tokenizer, encoded())
+
+    build_once(directory, build)
+    return _read_stream(directory)
+
+
+def _write_stream(target: Path, tokenizer: Tokenizer, documents: Iterable[tuple[list[int], list[bool] | None]]) -> None:
+    """Write documents end to end: their ids, and which of them are learned where not all are."""
+    dtype = np.uint16 if tokenizer.size <= 1 << 16 else np.uint32
+    starts, length = [0], 0
+    with (target / "tokens.bin").open("wb") as file, (target / "learned.bin").open("wb") as learned_file:
+        for ids, learned in documents:
+            np.array([tokenizer.document_end, *ids], dtype).tofile(file)
+            if learned is not None:
+                np.array([False, *learned], np.uint8).tofile(learned_file)
+            length += 1 + len(ids)
+            starts.append(length)
+        np.array([tokenizer.document_end], dtype).tofile(file)
+        if learned_file.tell():
+            np.zeros(1, np.uint8).tofile(learned_file)
+    np.save(target / "starts.npy", np.array(starts, np.int64))
+    (target / "dtype").write_text(np.dtype(dtype).name)
+
+
+def _read_stream(directory: Path) -> TokenStream:
+    tokens = np.memmap(directory / "tokens.bin", dtype=(directory / "dtype").read_text(), mode="r")
+    learned = directory / "learned.bin"
+    weighted = learned.exists() and learned.stat().st_size > 0
+    return TokenStream(
+        tokens, np.load(directory / "starts.npy"), np.memmap(learned, dtype=np.uint8, mode="r") if weighted else None
+    )
 
 
 def _tokenized(documents: Sequence[bytes], spec: str, description: str) -> Iterator[list[int]]:

@@ -2,10 +2,8 @@
 
 import glob
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from model.errors import UserError
 from train.progress import say
@@ -59,23 +57,14 @@ def hash_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def json_lines(paths: list[Path]) -> Iterator[tuple[str, Any]]:
-    """The values of JSON lines files, blank lines left out, each with the place it stands at.
-
-    Raises:
-        UserError: a line is not JSON.
-    """
+def text_lines(paths: list[Path]) -> Iterator[tuple[str, str]]:
+    """The lines of text files that are not blank, each with the place it stands at."""
     for path in paths:
         invalid = 0
         with path.open("rb") as file:
             for number, data in enumerate(file, 1):
                 line, replaced = decode(data)
                 invalid += replaced
-                if not line.strip():
-                    continue
-                try:
-                    value = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise UserError(f"{path}, line {number}: not JSON ({error}).") from None
-                yield f"{path}, line {number}", value
+                if line.strip():
+                    yield f"{path}, line {number}", line
         tell_invalid(path, invalid)

@@ -4,7 +4,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -92,6 +92,12 @@ class Workbench:
     training: Batches  # endless
     validation: Batches
     directory: StageDirectory
+    prompt: Sequence[int]
+    """What samples continue."""
+    ends: Set[int]
+    """Tokens that end a sample."""
+    initial: Any = None
+    """Parameters to begin with; None: fresh ones from the seed."""
 
 
 def fit(bench: Workbench, stop: StopRequest) -> dict[str, Any]:
@@ -118,6 +124,12 @@ def fit(bench: Workbench, stop: StopRequest) -> dict[str, Any]:
         say(f"continuing from step {counts.step} of {config.steps}.")
     else:
         state, counts = init_state(model, optimizer, bench.mesh, bench.rules, config.seed), Counts()
+        if bench.initial is not None:
+            # A copy: the step uses up what it is given.
+            given = jax.tree.map(
+                lambda x, like: jax.device_put(x, like.sharding, may_alias=False), bench.initial, abstract.params
+            )
+            state = state._replace(params=given)
     logs = Logs(bench.directory, counts.step if restored else -1, config.tensorboard)
     try:
         with jax.set_mesh(bench.mesh):
@@ -187,7 +199,7 @@ class _Session:
             metrics: Metrics | None = None
             for step in range(counts.step + 1, config.steps + 1):
                 batch = next(batches)
-                tokens = int(batch.weights.sum())
+                tokens = int((batch.segments > 0).sum())
                 before = metrics
                 state, metrics = run_step(state, place(batch, self.sharding))
                 self._check_healthy(before)  # waits for the step before, while this one is under way
@@ -198,7 +210,7 @@ class _Session:
                     advance()
                     continue
                 self._check_healthy(metrics)
-                note = self._log(step, metrics, batch, tokens, write=last or step % config.log_every == 0)
+                note = self._log(step, metrics, batch, write=last or step % config.log_every == 0)
                 elapsed = self._tick() - window_start
                 counts.training_tokens += window_tokens
                 counts.training_seconds += elapsed
@@ -234,7 +246,8 @@ class _Session:
             row = {"validation_loss": found.loss, "validation_bits_per_byte": found.bits_per_byte}
             self.logs.learned({"step": step, "tokens": self.counts.tokens, **row})
         if last or step % config.sample_every == 0:
-            self.logs.samples.write({"step": step, "prompt": config.sample_prompt, "text": self._sample(state)})
+            prompt = self.bench.tokenizer.decode(self.bench.prompt[1:])  # without the start of the document
+            self.logs.samples.write({"step": step, "prompt": prompt, "text": self._sample(state)})
 
     def mfu(self, tokens_per_second: float) -> float:
         """Model FLOPs utilization (Chowdhery et al. 2022, appendix B): FLOPs a second over the machine's peak."""
@@ -253,10 +266,11 @@ class _Session:
                 f"Try a lower train.learning_rate than {self.bench.config.learning_rate:g} in another --run-dir."
             )
 
-    def _log(self, step: int, metrics: Metrics, batch: Batch, tokens: int, write: bool) -> str:
+    def _log(self, step: int, metrics: Metrics, batch: Batch, write: bool) -> str:
         """Write the step's line; returns what the progress bar shows."""
         row = {name: value.item() for name, value in metrics.items() if name != "skipped_in_a_row"}
-        row["bits_per_byte"] = bits_per_byte(row["loss"] * tokens, text_bytes(batch, self.byte_lengths))
+        nats = row["loss"] * float(batch.weights.sum())
+        row["bits_per_byte"] = bits_per_byte(nats, text_bytes(batch, self.byte_lengths))
         # Updates that were skipped do not move the optimizer's own count.
         row["learning_rate"] = float(self.schedule(step - 1 - row["skipped"]))
         if write:
@@ -267,10 +281,9 @@ class _Session:
     def _sample(self, state: TrainState) -> str:
         """What the model writes now, at temperature 1; the same for the same seed and step."""
         bench, config = self.bench, self.bench.config
-        prompt = [bench.tokenizer.document_end, *bench.tokenizer.encode(config.sample_prompt)]
         key = jax.random.fold_in(jax.random.key(config.seed), self.counts.step)
-        pieces = stream(bench.model, state.params, prompt, SamplingConfig(), key, config.sample_tokens, {prompt[0]})
-        return bench.tokenizer.decode(token for token, _ in pieces if token != prompt[0])
+        drawn = stream(bench.model, state.params, bench.prompt, SamplingConfig(), key, config.sample_tokens, bench.ends)
+        return bench.tokenizer.decode(token for token, _ in drawn if token not in bench.ends)
 
     def _tick(self) -> float:
         """Add the time since the last tick to the stage's; returns the time now."""

@@ -1,7 +1,7 @@
 """The folder that holds everything about a run, and how it is read.
 
 RUN/config.yaml          the whole config          RUN/report.md, report.html, pictures/
-RUN/environment.json     versions, revision        RUN/tokenizer.json
+RUN/environment.json     versions, revision        RUN/tokenizer.json, chat_template.jinja (once a chat is learned)
 RUN/STAGE/metrics.jsonl  what was learned: a function of config and seed alone
 RUN/STAGE/speed.jsonl    how fast: another on every machine
 RUN/STAGE/samples.jsonl, checkpoints/, result.json (once the stage is complete)
@@ -57,6 +57,7 @@ class RunDirectory:
         self.path = path
         self.config_path = path / "config.yaml"
         self.tokenizer_path = path / "tokenizer.json"
+        self.chat_template_path = path / "chat_template.jinja"
         self.data_path = path / "data.json"
         self.environment_path = path / "environment.json"
 
@@ -116,12 +117,14 @@ class RunDirectory:
             write_atomically(self.data_path, json.dumps(dict(keys), indent=2) + "\n")
             return
         before = json.loads(self.data_path.read_text())
-        changed = [spec for spec, key in keys.items() if before.get(spec) != key]
+        changed = [spec for spec, key in keys.items() if before.get(spec, key) != key]
         if changed:
             raise UserError(
                 f"{str(self.path)!r} was begun on other text: {', '.join(changed)} changed since. Nothing was changed; "
                 "bring the text back, or begin another run with --run-dir."
             )
+        if not keys.keys() <= before.keys():  # a later stage reads more
+            write_atomically(self.data_path, json.dumps({**before, **keys}, indent=2) + "\n")
 
     def add_session(self, session: Mapping[str, Any]) -> None:
         """Add to environment.json how this process came to work on the run."""

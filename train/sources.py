@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 
 from model.errors import UserError, unknown
 from train.cache import build_once, cache_root
-from train.files import decode, hash_files, hash_text, json_lines, paths_of, tell_invalid
+from train.files import decode, hash_files, hash_text, paths_of, tell_invalid, text_lines
 from train.narration.examples import draw_example
 from train.prepared import open_prepared
 from train.progress import bar
@@ -160,7 +161,11 @@ def _text(paths: list[Path]) -> Iterator[str]:
 
 
 def _jsonl(paths: list[Path], name: str) -> Iterator[str]:
-    for where, record in json_lines(paths):
+    for where, line in text_lines(paths):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: not JSON ({error}).") from None
         if not isinstance(record, dict) or not isinstance(record.get(name), str):
             holds = ", ".join(record) if isinstance(record, dict) else f"a {type(record).__name__}"
             raise UserError(f"{where}: no text field {name!r}; the record has: {holds}.")

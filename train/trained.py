@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from model.chat import ChatTemplate
 from model.config import MeshConfig, ModelConfig
 from model.errors import UserError, unknown
 from model.sharding import ShardingRules, logical_axes, make_mesh, state_shardings
@@ -30,6 +31,7 @@ class Trained:
     model: Transformer
     params: Any
     tokenizer: Tokenizer
+    template: ChatTemplate
 
 
 def open_trained(spec: str | None) -> Trained:
@@ -68,7 +70,9 @@ def load(run: RunDirectory, stage: str | None = None) -> Trained:
         params, meta = checkpoints.restore_params(_abstract_params(model))
     finally:
         checkpoints.close()
-    return Trained(run, stage, meta["step"], model, params, tokenizer)
+    path = run.chat_template_path
+    template = ChatTemplate.load(path) if path.exists() else ChatTemplate()
+    return Trained(run, stage, meta["step"], model, params, tokenizer, template)
 
 
 def _abstract_params(model: Transformer) -> Any:

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import tyro
 
-from experiments.config import Experiment, find_experiment
+from experiments.config import STAGE_NAMES, Experiment, find_experiment
 from experiments.presets import EXPERIMENTS
-from model.errors import UserError
+from model.errors import UserError, unknown
 from train.mapping import to_mapping
 
 
@@ -20,6 +20,8 @@ class Arguments:
     """Train an experiment, or go on with it where it stopped."""
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    stages: str = "pretrain"
+    """What to do, one after the other, by commas: pretrain, sft. A stage that is complete is not repeated."""
     run_dir: Path | None = None
     """The run's folder. None: runs/NAME."""
     json: bool = False
@@ -43,6 +45,10 @@ def main(argv: Sequence[str]) -> int:
     )
     experiment = arguments.experiment
     experiment.check()
+    stages = arguments.stages.split(",")
+    for stage in stages:
+        if stage not in STAGE_NAMES:
+            raise unknown("stage", stage, STAGE_NAMES)
     # Naming a run goes on with it where it is.
     directory = arguments.run_dir or (Path(argv[0]) if Path(argv[0]).is_dir() else Path("runs") / name)
 
@@ -55,14 +61,14 @@ def main(argv: Sequence[str]) -> int:
 
         prepare_jax(experiment.train.cpu_devices)
         from experiments.report import write_report
-        from experiments.stages import pretrain
+        from experiments.stages import STAGES
         from train.loop import Interrupted, StopRequest
         from train.progress import say
 
         stop = StopRequest()
         try:
             with stop.listening():
-                result = {"run_dir": str(directory), **pretrain(experiment, run, stop)}
+                results = {stage: STAGES[stage](experiment, run, stop) for stage in stages}
                 write_report(run)
         except Interrupted:
             say(f"saved under {directory}. Go on with:\n  {shlex.join(['narrador', 'run', *argv])}")
@@ -70,12 +76,15 @@ def main(argv: Sequence[str]) -> int:
                 print(json.dumps({"run_dir": str(directory), "interrupted": True}))
             return 0
     if arguments.json:
-        print(json.dumps(result))
-    else:
-        print(f"validation loss {result['validation_loss']:.4f} nats per token, ", end="")
+        first, *others = stages
+        print(json.dumps({"run_dir": str(directory), **results[first], **{name: results[name] for name in others}}))
+        return 0
+    for stage, result in results.items():
+        print(f"{stage}: validation loss {result['validation_loss']:.4f} nats per token, ", end="")
         print(f"{result['validation_bits_per_byte']:.3f} bits per byte.", end=" ")
         if "floor_nats_per_word" in result:
             word, least = result["validation_nats_per_word"], result["floor_nats_per_word"]
             print(f"{word:.3f} nats per word; the truth itself has {least:.3f}.", end=" ")
-        print(f"Report: {run.path / 'report.md'}")
+        print()
+    print(f"Report: {run.path / 'report.md'}")
     return 0

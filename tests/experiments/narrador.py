@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,18 @@ def last_json(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     """The JSON object on the last line of stdout."""
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def kill_when_logged(*arguments: str, cwd: Path, log: str, lines: int) -> None:
+    """Run `narrador ARGUMENTS` and kill it (-9) once a log has so many lines."""
+    process = subprocess.Popen(command(*arguments), cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while not (cwd / log).exists() or len((cwd / log).read_text().splitlines()) < lines:
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
 
 
 def write_small(folder: Path) -> None:

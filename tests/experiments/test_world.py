@@ -11,6 +11,7 @@ import pytest
 
 from experiments.calibration import calibrate
 from experiments.pictures import distance_to_truth
+from experiments.truth import floor
 from model.config import ModelConfig
 from model.tokenizer import TokenizerConfig, train_tokenizer
 from model.transformer import Transformer
@@ -22,7 +23,6 @@ from train.narration.match import SKY
 from train.narration.truth import END, Listener
 from train.narration.words import split_words
 from train.sources import open_source
-from train.truth import floor
 
 WORLD = ("run", "small.yaml", "--data", "narration:300", "--tokenizer.kind", "bpe", "--tokenizer.vocab-size", "600")
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from experiments.truth import TokenListener, floor, knows_truth, true_token_probabilities
 from model.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from train.narration.passage import draw_passage
 from train.narration.truth import END, Listener, OutsideLanguage, word_probabilities
 from train.narration.words import split_words
 from train.sources import open_source
-from train.truth import TokenListener, floor, knows_truth, true_token_probabilities
 
 TEXTS = [draw_passage(random.Random(f"tokens {seed}")).text for seed in range(200)]
 
@@ -91,7 +91,7 @@ def test_the_floor_is_what_the_truth_pays_for_the_held_out_documents():
 def test_many_documents_are_measured_by_all_cores(own_cache: Path, monkeypatch: pytest.MonkeyPatch):
     documents = open_source("narration:400", 0.1)
     alone = floor(documents)
-    monkeypatch.setattr("train.truth.PARALLEL_FROM", 1)
+    monkeypatch.setattr("experiments.truth.PARALLEL_FROM", 1)
     for path in own_cache.glob("floors/*/*"):
         path.unlink()
         path.parent.rmdir()

@@ -1,0 +1,1 @@
+"""Alignment: what people chose between, as records and groups to learn from."""

@@ -1,0 +1,1 @@
+"""Talking to what was trained, and the collecting of what people choose."""

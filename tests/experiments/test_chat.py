@@ -1,0 +1,178 @@
+"""From text to answers: a fine-tuned run, and talking to it."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.commands.chat import Talk
+from model.chat import ChatTemplate, Message
+from model.config import SamplingConfig
+from serve.conversation import Conversation
+from tests.experiments.narrador import command, kill_when_logged, last_json, narrador
+from train.chats import open_chats
+from train.trained import open_trained
+
+# Chats with one right answer each, which two small layers can learn by heart in seconds.
+COLOURS = {"sky": "blue", "grass": "green", "snow": "white", "coal": "black"}
+CONFIG = """
+base: char
+model: {layers: 2, width: 48, heads: 2, mlp_width: 96, context_length: 64}
+data: {sources: ["text:text.txt"], sequence_length: 64}
+train: {steps: 20, batch_size: 4, log_every: 5, eval_every: 20, sample_every: 20, sample_tokens: 8, warmup_steps: 5,
+        checkpoint_every: 10}
+sft:
+  data: {sources: ["jsonl:chats.jsonl"], validation_fraction: 0.1}
+  train: {steps: 150, batch_size: 8, learning_rate: 0.01, log_every: 10, eval_every: 150, sample_every: 150,
+          sample_tokens: 16, checkpoint_every: 25, warmup_steps: 5}
+"""
+RUN = ("run", "answers.yaml", "--stages", "pretrain,sft", "--json")
+
+
+def write(folder):
+    (folder / "answers.yaml").write_text(CONFIG)
+    (folder / "text.txt").write_text("".join(f"the {thing} is {colour}. " for thing, colour in COLOURS.items()) * 60)
+    chats = [
+        {"messages": [{"role": "user", "content": f"{thing}?"}, {"role": "assistant", "content": colour}]}
+        for thing, colour in COLOURS.items()
+    ]
+    (folder / "chats.jsonl").write_text("".join(json.dumps(chats[n % 4]) + "\n" for n in range(202)))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("answers")
+    write(folder)
+    return folder, last_json(narrador(*RUN, cwd=folder))
+
+
+def test_both_stages_are_done_and_reported(trained):
+    folder, result = trained
+    assert (result["stage"], result["steps"]) == ("pretrain", 20)
+    assert (result["sft"]["stage"], result["sft"]["steps"]) == ("sft", 150)
+    assert result["sft"]["validation_loss"] < 0.2
+    report = (folder / "runs/answers/report.md").read_text()
+    assert "## Learning to answer" in report
+    assert "pictures/sft_loss.png" in report
+
+
+def test_a_complete_stage_is_not_repeated(trained):
+    folder, result = trained
+    again = narrador(*RUN, cwd=folder)
+    assert last_json(again) == result
+    assert "compiling" not in again.stderr
+
+
+def test_fine_tuning_begins_with_what_was_pretrained(trained, monkeypatch):
+    """Its first evaluation is that of the pre-trained model, computed here chat by chat."""
+    folder, _ = trained
+    monkeypatch.chdir(folder)
+    before = open_trained("runs/answers:pretrain")
+    nats, count = 0.0, 0
+    for chat in open_chats("jsonl:chats.jsonl", 0.1).validation:
+        found = before.template.encode(before.tokenizer, chat)
+        tokens = jnp.array([[before.tokenizer.document_end, *found.tokens]], jnp.int32)
+        scores = jax.nn.log_softmax(before.model.apply({"params": before.params}, tokens)[0])[0]
+        for place, (token, learned) in enumerate(zip(found.tokens, found.by_assistant, strict=True)):
+            nats -= learned * float(scores[place, token])
+            count += learned
+    first = next(json.loads(line) for line in (folder / "runs/answers/sft/metrics.jsonl").open())
+    assert (first["step"], first["validation_loss"]) == (0, pytest.approx(nats / count, rel=1e-5))
+    assert (folder / "runs/answers/chat_template.jinja").read_text() == ChatTemplate().text
+
+
+def test_fine_tuning_needs_a_complete_pretraining(tmp_path):
+    write(tmp_path)
+    done = narrador("run", "answers.yaml", "--stages", "sft", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "begins with what 'pretrain' came to" in done.stderr
+    done = narrador("run", "answers.yaml", "--stages", "pretrain,sfd", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Did you mean 'sft'?" in done.stderr
+
+
+def test_fine_tuning_killed_is_the_same_as_undisturbed(trained, tmp_path):
+    folder, _ = trained
+    write(tmp_path)
+    kill_when_logged(*RUN, cwd=tmp_path, log="runs/answers/sft/metrics.jsonl", lines=8)
+    last_json(narrador(*RUN, cwd=tmp_path))
+    for log in ("metrics", "samples"):
+        name = f"runs/answers/sft/{log}.jsonl"
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def talk(folder, *lines, stage="sft"):
+    return subprocess.run(
+        command("chat", "--run", f"runs/answers:{stage}", "--temperature", "0"),
+        cwd=folder,
+        input="\n".join(lines) + "\n",
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+def test_it_answers_what_it_was_taught(trained):
+    folder, _ = trained
+    done = talk(
+        folder, "sky?", "/why", "/compare", "/system x", "/nonsense", "/top 0", "/temperature hot", "/quit", "no"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "blue" in done.stdout
+    assert "<|turn_end|>" in done.stdout  # /why shows the token that ended the answer too
+    assert "pretrain: " in done.stdout
+    assert "sft: blue" in done.stdout
+    assert "unknown command '/nonsense'" in done.stdout
+    assert "/top 0 must be a whole number" in done.stdout
+    assert "/temperature 'hot' is no number" in done.stdout
+
+
+@pytest.fixture
+def conversation(trained, monkeypatch):
+    monkeypatch.chdir(trained[0])
+    return Conversation(open_trained("runs/answers:sft"), SamplingConfig(temperature=0.0))
+
+
+def test_history_is_kept_and_reasons_are_the_distributions(conversation):
+    assert "".join(conversation.say("grass?")).strip() == "green"
+    assert conversation.history == [Message("user", "grass?"), Message("assistant", "green")]
+    assert "".join(chosen.text for chosen in conversation.reasons) == "green<|turn_end|>"
+    for chosen in conversation.reasons:
+        assert chosen.probability == chosen.likeliest[0][1] == 1.0  # greedy: all on the likeliest
+        assert np.all(np.diff([probability for _, probability in chosen.likeliest]) <= 0)
+    conversation.instruct("Be kind.")
+    assert conversation.history == [Message("system", "Be kind.")]
+    assert conversation.question is None
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_program(conversation, capsys):
+    def impatient():
+        yield "gre"
+        raise KeyboardInterrupt
+
+    conversation._pieces = impatient
+    lines = iter(["grass?", "/quit"])
+    Talk(conversation).loop(lambda: next(lines))
+    assert "gre ..." in capsys.readouterr().out
+    assert conversation.history[-1] == Message("assistant", "gre")
+
+
+def test_a_passage_goes_before_every_question(conversation, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(Conversation, "say", lambda self, text: (asked.append(text), iter(()))[1])
+    talk = Talk(conversation)
+    talk.answer = lambda conversation, question: asked.append(question)
+    lines = iter(["/about", "Quem fez o gol?", "/about O jogo acabou.", "Quem ganhou?"])
+    talk.loop(lambda: next(lines, None))
+    drawn = capsys.readouterr().out.strip()
+    assert asked == [f"{drawn}\nQuem fez o gol?", "O jogo acabou.\nQuem ganhou?"]
+
+
+def test_values_out_of_range_are_refused(tmp_path):
+    for wrong in (("--tokens", "0"), ("--seed", "-1"), ("--temperature", "-1")):
+        assert narrador("chat", *wrong, cwd=tmp_path).returncode == 2
+    assert Path(tmp_path).exists()
