@@ -11,10 +11,9 @@ import yaml
 from model.config import MeshConfig, ModelConfig
 from model.errors import UserError, unknown
 from model.tokenizer import TokenizerConfig
+from rlhf.config import RewardConfig
 from train.config import DataConfig, SftConfig, TrainConfig
 from train.mapping import from_mapping, to_mapping
-
-STAGE_NAMES = ("pretrain", "sft")
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class Experiment:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sft: SftConfig = field(default_factory=SftConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def check(self) -> None:

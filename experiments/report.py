@@ -15,6 +15,7 @@ from experiments.calibration import calibrate
 from experiments.expectation import expectation
 from experiments.truth import knows_truth
 from train.narration.cast import TEAMS
+from train.narration.truth import OutsideLanguage
 from train.run_directory import RunDirectory, write_atomically
 from train.sources import open_source
 from train.trained import Trained, load
@@ -52,6 +53,7 @@ def write_report(run: RunDirectory) -> Path:
             "![probabilities of the next token](pictures/expectation.png)\n\n" + _expectation(table),
             *_against_truth(trained, config["data"], folder),
             *_fine_tuning(run, folder),
+            *_choices(run),
             "## Speed\n\nCompilation, evaluation, samples and checkpoints are left out.\n\n"
             "![tokens per second by step](pictures/throughput.png)",
             "## How it was made\n\n" + _provenance(run),
@@ -85,12 +87,15 @@ def _against_truth(trained: Trained, data: dict[str, Any], folder: Path) -> list
     spec = next(filter(knows_truth, data["sources"]), None)
     if spec is None:
         return []
-    found = calibrate(trained, open_source(spec, data["validation_fraction"]).validation)
+    try:
+        found = calibrate(trained, open_source(spec, data["validation_fraction"]).validation)
+    except OutsideLanguage:
+        return ["## Against the truth\n\nNot known: this tokenizer does not cut text where the world's words end."]
     pictures.distance_to_truth(found.kl_by_position, folder / "truth.png")
     write_atomically(folder / "truth.json", json.dumps(found._asdict()))
     return [
         f"## Against the truth\n\nOn {found.documents} held-out passages the model is {found.kl:.4f} nats per token "
-        "from the true probabilities (KL, truth from model): what its loss exceeds the floor by.\n\n"
+        "from the true probabilities (KL, truth from model): on average, what its loss exceeds the floor by.\n\n"
         "![KL by position](pictures/truth.png)\n\n"
         f"A name that was said before in the passage is the model's first guess in {found.model_guesses:.1%} of the "
         f"{found.names_repeated:,} places where it comes again. One who knows the language guesses it in "
@@ -111,6 +116,23 @@ def _fine_tuning(run: RunDirectory, folder: Path) -> list[str]:
         f"({stage.result['seconds']:,.0f} s).\n\n![loss by step](pictures/sft_loss.png)\n\n"
         + _samples(stage.rows("samples"))
     ]
+
+
+def _choices(run: RunDirectory) -> list[str]:
+    """What the stage `reward` came to, where it is complete."""
+    result = run.stage("reward").result
+    if result is None:
+        return []
+    rows = {
+        "held-out choices": f"{result['pairs']:,}",
+        "right on": f"{result['accuracy']:.1%}",
+        "calibration error": f"{result['calibration_error']:.3f}",
+        "correlation with the answer's length": f"{result['length_correlation']:.2f}",
+        "time": f"{result['seconds']:,.0f} s for {result['steps']:,} steps",
+    }
+    if "ceiling" in result:
+        rows["at best possible"] = f"{result['ceiling']:.1%}, since raters differ and are not named"
+    return ["## What people choose\n\n" + _table(["reward model", ""], [[*row] for row in rows.items()])]
 
 
 def _samples(rows: list[dict[str, Any]]) -> str:

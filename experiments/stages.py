@@ -1,5 +1,6 @@
 """The stages of an experiment: config to data, model and mesh, and through the loop."""
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,11 +16,16 @@ from model.errors import UserError
 from model.sharding import ShardingRules, make_mesh
 from model.tokenizer import Tokenizer, TokenizerConfig
 from model.transformer import Transformer
+from rlhf.preferences import PromptGroup, open_preferences
+from rlhf.reward import Comparer, RewardTrainer, evaluate_reward
+from rlhf.stage import run_stage
+from serve.store import open_stored_preferences
 from train.batches import PackedRows, check_long_enough, training_batches, validation_batches
 from train.chats import open_chats
 from train.corpus import TokenStream, tokenize, tokenize_chats, train_tokenizer_once
 from train.evaluation import bits_per_byte
 from train.loop import StopRequest, Workbench, check_rows_divide, compute_dtype, fit
+from train.narration.raters import ceiling, draw_pair
 from train.run_directory import RunDirectory, write_atomically
 from train.sources import Documents, open_source
 from train.trained import load
@@ -79,8 +85,6 @@ def sft(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[st
     stage = run.stage("sft")
     if stage.result is not None:
         return stage.result
-    if run.stage("pretrain").result is None:
-        raise UserError(f"stage 'sft' begins with what 'pretrain' came to, which is not complete in {str(run.path)!r}.")
     data, train, length = experiment.sft.data, experiment.sft.train, experiment.data.sequence_length
     mesh, rules = make_mesh(experiment.mesh), ShardingRules()
     check_rows_divide(train, mesh)
@@ -115,8 +119,43 @@ def sft(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[st
     return result
 
 
+def reward(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
+    """Learn which of two answers people choose, from the fine-tuned model; on one device."""
+    stage, config = run.stage("reward"), experiment.reward
+    if stage.result is not None:
+        return stage.result
+    opened = open_stored_preferences if config.source.startswith("store:") else open_preferences
+    choices = opened(config.source, config.validation_fraction)
+    run.claim_data({f"reward {choices.spec}": choices.key})
+    run.add_session(session())
+    before = load(run, "sft")
+    seed = experiment.train.seed
+
+    def comparer(groups: Sequence[PromptGroup]) -> Comparer:
+        return Comparer(groups, before.tokenizer, before.template, config.length, config.batch_size, seed)
+
+    learning, held_out = comparer(choices.train), comparer(choices.validation)
+    trainer = RewardTrainer(before.model, config, learning)
+    state, seconds = run_stage(
+        "choices",
+        stage,
+        trainer.initial(before.params, seed),
+        config.steps,
+        trainer.take_step,
+        stop,
+        config.checkpoint_every,
+        config.log_every,
+    )
+    found = evaluate_reward(trainer, state.params, held_out)
+    result = {"stage": "reward", "steps": config.steps, "seconds": round(seconds, 3), **found._asdict()}
+    if config.source.startswith("narration_preferences"):
+        result["ceiling"] = world_ceiling()
+    stage.complete(result)
+    return result
+
+
 Stage = Callable[[Experiment, RunDirectory, StopRequest], dict[str, Any]]
-STAGES: dict[str, Stage] = {"pretrain": pretrain, "sft": sft}
+STAGES: dict[str, Stage] = {"pretrain": pretrain, "sft": sft, "reward": reward}
 
 
 def _template_beside(config: TokenizerConfig) -> ChatTemplate | None:
@@ -151,3 +190,9 @@ def against_truth(loss: float, sources: Sequence[Documents], held_out: Sequence[
         "floor_loss": nats / tokens,
         "floor_bits_per_byte": bits_per_byte(nats, size),
     }
+
+
+def world_ceiling(pairs: int = 4000) -> float:
+    """The best accuracy that a reward model can have on the choices of the world's raters, over drawn pairs."""
+    rng = random.Random("ceiling")
+    return ceiling([draw_pair(rng)[-2:] for _ in range(pairs)])

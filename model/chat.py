@@ -65,9 +65,11 @@ class ChatTemplate:
                 tokens += ids
                 by_assistant += [ends_turn] * len(ids)
             else:
-                ids = _encode_marked(tokenizer, piece)
+                ids, specials = _encode_marked(tokenizer, piece)
                 tokens += ids
-                by_assistant += [ends_turn and place == 0 for place in range(len(ids))]
+                # Up to the first special token, which ends the turn; up to the first token where there is none.
+                last = specials[0] if specials else 0
+                by_assistant += [ends_turn and place <= last for place in range(len(ids))]
         if seen != list(range(len(messages))):
             raise UserError("the chat template does not say every message once and in order.")
         return ChatTokens(tokens, by_assistant)
@@ -81,11 +83,9 @@ class ChatTemplate:
         found = self.encode(tokenizer, [Message("user", ""), Message("assistant", "")])
         if not any(found.by_assistant):
             raise UserError("the chat template has no token that ends the assistant's turn.")
-        return found.tokens[found.by_assistant.index(True)]
+        return found.tokens[len(found.by_assistant) - 1 - found.by_assistant[::-1].index(True)]
 
     def _render(self, tokenizer: Tokenizer, messages: Sequence[Message], answer: bool) -> str:
-        import jinja2
-
         for message in messages:
             if message.role not in ROLES:
                 raise UserError(f"a message has the role {message.role!r}; roles are {', '.join(ROLES)}.")
@@ -97,13 +97,20 @@ class ChatTemplate:
                 bos_token="",  # every document begins with its own
                 eos_token=tokenizer.inner.id_to_token(tokenizer.document_end),
             )
-        except jinja2.TemplateError as error:
+        except Exception as error:  # a template is a program: it can fail in any way
             raise UserError(f"the chat template cannot be rendered: {error}") from None
 
     @classmethod
     def load(cls, path: Path) -> "ChatTemplate":
-        """The template in a file, as `chat_template.jinja` on the hubs."""
-        return cls(path.read_text(encoding="utf-8"))
+        """The template in a file, as `chat_template.jinja` on the hubs.
+
+        Raises:
+            UserError: it is not UTF-8.
+        """
+        try:
+            return cls(path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise UserError(f"the chat template {str(path)!r} is not UTF-8: {error}") from None
 
 
 @functools.lru_cache(maxsize=8)
@@ -113,11 +120,14 @@ def _compiled(text: str) -> Any:
     return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(text)
 
 
-def _encode_marked(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of a template's own text, special tokens by their names."""
+def _encode_marked(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
+    """Ids of a template's own text, special tokens by their names, and the places of those."""
     names = {token.content: index for index, token in tokenizer.inner.get_added_tokens_decoder().items()}
     pieces = re.split("(" + "|".join(map(re.escape, sorted(names, key=len, reverse=True))) + ")", text)
     ids: list[int] = []
+    specials: list[int] = []
     for piece in pieces:
+        if piece in names:
+            specials.append(len(ids))
         ids += [names[piece]] if piece in names else tokenizer.encode(piece)
-    return ids
+    return ids, specials

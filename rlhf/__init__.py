@@ -1,1 +1,1 @@
-"""Alignment: what people chose between, as records and groups to learn from."""
+"""Alignment: what people chose between, and the reward model that learns from it."""

@@ -41,7 +41,8 @@ class Conversation:
     def say(self, text: str) -> Iterator[str]:
         """Ask; pieces of the answer as they come.
 
-        What has come is in the history, also where the listener stops listening before the end.
+        What has come is in the history, also where the listener stops listening before the end; a question to which
+        nothing came is not.
         """
         self.history.append(Message("user", text))
         self.reasons = []
@@ -51,11 +52,19 @@ class Conversation:
                 pieces.append(piece)
                 yield piece
         finally:
-            self.history.append(Message("assistant", "".join(pieces).strip()))
+            if answer := "".join(pieces).strip():
+                self.history.append(Message("assistant", answer))
+            else:
+                self.history.pop()
+
+    def begin_anew(self) -> None:
+        """Forget what was said; the instruction stays."""
+        self.history = [message for message in self.history if message.role == "system"]
+        self.reasons = []
 
     def instruct(self, text: str) -> None:
         """Begin anew under a system message; an empty one is none."""
-        self.history = [Message("system", text)] if text else []
+        self.history, self.reasons = [Message("system", text)] if text else [], []
 
     def with_model(self, trained: Trained) -> "Conversation":
         """The same conversation up to the last question, to be answered by another model."""

@@ -20,6 +20,8 @@ import yaml
 from model.errors import UserError
 from train.mapping import differences
 
+STAGE_NAMES = ("pretrain", "sft", "reward")  # each begins with what the one before it came to
+
 
 class StageDirectory:
     """One stage's part of a run directory."""
@@ -66,9 +68,8 @@ class RunDirectory:
         return StageDirectory(self.path / name)
 
     def stages(self) -> list[str]:
-        """Names of the stages that have begun, oldest first."""
-        found = [log.parent for log in self.path.glob("*/metrics.jsonl")]
-        return [child.name for child in sorted(found, key=lambda child: child.stat().st_ctime)]
+        """Names of the stages that have begun, in their order."""
+        return [name for name in STAGE_NAMES if (self.path / name / "metrics.jsonl").exists()]
 
     def config(self) -> dict[str, Any]:
         """The config as a mapping.

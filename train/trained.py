@@ -19,6 +19,7 @@ from train.mapping import from_mapping
 from train.run_directory import RunDirectory
 
 RUNS = Path("runs")
+LANGUAGE_STAGES = ("pretrain", "sft")  # the others hold no model that continues text
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def open_trained(spec: str | None) -> Trained:
 def load(run: RunDirectory, stage: str | None = None) -> Trained:
     """Load the newest checkpoint of a run's stage, by default the last one begun."""
     config = from_mapping(ModelConfig, run.config().get("model", {}), str(run.config_path))
-    stages = run.stages()
+    stages = [name for name in run.stages() if name in LANGUAGE_STAGES]
     if not stages:
         raise UserError(f"{str(run.path)!r} has no checkpoint yet.")
     if stage is not None and stage not in stages:
@@ -86,5 +87,7 @@ def _abstract_params(model: Transformer) -> Any:
 def _latest_run() -> RunDirectory:
     begun = list(RUNS.glob("*/*/metrics.jsonl"))
     if not begun:
-        raise UserError(f"no run under {str(RUNS)!r}; name one with --run DIR, or train one with 'narrador run tiny'.")
+        raise UserError(
+            f"no run under {str(RUNS)!r}; name one with --run DIR, or train one with 'narrador run narrator'."
+        )
     return RunDirectory(max(begun, key=lambda path: path.stat().st_mtime).parent.parent)

@@ -13,10 +13,10 @@ from model.errors import UserError, unknown
 if TYPE_CHECKING:
     from serve.conversation import Conversation
 
-HELP = """/about TEXT        put TEXT before every question, on a line of its own; without TEXT, a passage of a match
+HELP = """/about TEXT        ask every question about TEXT, each by itself; without TEXT, about a new passage of a match
 /system TEXT       begin anew under an instruction; without TEXT, under none
 /temperature X     divide the logits by X; 0 takes the likeliest token
-/top N             tokens that /why shows of each distribution
+/top N             tokens that /why shows of each distribution, from the next answer on
 /why               what was likely at each token of the last answer
 /compare           the last question to every stage of this run
 /help, /quit       Ctrl-C stops an answer"""
@@ -81,8 +81,12 @@ class Talk:
             try:
                 if text.startswith("/"):
                     self.command(*text[1:].partition(" ")[::2])
+                elif text and self.about:
+                    # The text comes anew with every question: with the earlier ones it would fill the context.
+                    self.conversation.begin_anew()
+                    self.answer(self.conversation, f"{self.about}\n{text}")
                 elif text:
-                    self.answer(self.conversation, f"{self.about}\n{text}" if self.about else text)
+                    self.answer(self.conversation, text)
             except UserError as error:
                 print(error)
 
@@ -124,14 +128,14 @@ class Talk:
             text = draw_prompt(self.passages)[0].text
             print(text)
         self.about = text
-        self.conversation.history = []
+        self.conversation.begin_anew()
 
     def _temperature(self, value: str) -> None:
         self.conversation.sampling = replace(self.conversation.sampling, temperature=_number("/temperature", value))
 
     def _top(self, value: str) -> None:
         count = _number("/top", value)
-        if count < 1 or count != int(count):
+        if not (count >= 1 and count.is_integer()):
             raise UserError(f"/top {value} must be a whole number of at least 1.")
         self.conversation.shown = int(count)
 
@@ -151,13 +155,13 @@ class Talk:
         Console(highlight=False).print(grid)
 
     def _compare(self) -> None:
-        from train.trained import load
+        from train.trained import LANGUAGE_STAGES, load
 
         question = self.conversation.question
         if question is None:
             raise UserError("there is no question yet.")
         trained = self.conversation.trained
-        for stage in trained.run.stages():
+        for stage in filter(LANGUAGE_STAGES.__contains__, trained.run.stages()):
             print(f"{stage}: ", end="")
             self.answer(self.conversation.with_model(load(trained.run, stage)), question)
 

@@ -9,10 +9,11 @@ from typing import Annotated
 
 import tyro
 
-from experiments.config import STAGE_NAMES, Experiment, find_experiment
+from experiments.config import Experiment, find_experiment
 from experiments.presets import EXPERIMENTS
 from model.errors import UserError, unknown
 from train.mapping import to_mapping
+from train.run_directory import STAGE_NAMES, RunDirectory
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Arguments:
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     stages: str = "pretrain"
-    """What to do, one after the other, by commas: pretrain, sft. A stage that is complete is not repeated."""
+    """What to do, one after the other, by commas: pretrain, sft, reward. A stage that is complete is not repeated."""
     run_dir: Path | None = None
     """The run's folder. None: runs/NAME."""
     json: bool = False
@@ -45,16 +46,12 @@ def main(argv: Sequence[str]) -> int:
     )
     experiment = arguments.experiment
     experiment.check()
-    stages = arguments.stages.split(",")
-    for stage in stages:
-        if stage not in STAGE_NAMES:
-            raise unknown("stage", stage, STAGE_NAMES)
+    stages = [stage.strip() for stage in arguments.stages.split(",")]
     # Naming a run goes on with it where it is.
     directory = arguments.run_dir or (Path(argv[0]) if Path(argv[0]).is_dir() else Path("runs") / name)
 
-    from train.run_directory import RunDirectory
-
     run = RunDirectory(directory)
+    _check_stages(run, stages)
     with run.lock():
         run.claim(to_mapping(experiment))
         from experiments.machine import prepare_jax
@@ -80,6 +77,10 @@ def main(argv: Sequence[str]) -> int:
         print(json.dumps({"run_dir": str(directory), **results[first], **{name: results[name] for name in others}}))
         return 0
     for stage, result in results.items():
+        if stage == "reward":
+            best = f"; at best {result['ceiling']:.1%} are possible" if "ceiling" in result else ""
+            print(f"reward: right on {result['accuracy']:.1%} of {result['pairs']:,} held-out choices{best}.")
+            continue
         print(f"{stage}: validation loss {result['validation_loss']:.4f} nats per token, ", end="")
         print(f"{result['validation_bits_per_byte']:.3f} bits per byte.", end=" ")
         if "floor_nats_per_word" in result:
@@ -88,3 +89,21 @@ def main(argv: Sequence[str]) -> int:
         print()
     print(f"Report: {run.path / 'report.md'}")
     return 0
+
+
+def _check_stages(run: RunDirectory, stages: Sequence[str]) -> None:
+    """Refuse, before any work, a stage that has nothing to begin with.
+
+    Raises:
+        UserError: a stage is unknown, or the one before it is neither complete nor about to be.
+    """
+    for place, stage in enumerate(stages):
+        if stage not in STAGE_NAMES:
+            raise unknown("stage", stage, STAGE_NAMES)
+        before = STAGE_NAMES[: STAGE_NAMES.index(stage)][-1:]
+        if before and before[0] not in stages[:place] and run.stage(before[0]).result is None:
+            needed = ",".join(STAGE_NAMES[: STAGE_NAMES.index(stage) + 1])
+            raise UserError(
+                f"stage {stage!r} begins with what {before[0]!r} came to, which is not complete in {str(run.path)!r}. "
+                f"Try --stages {needed}."
+            )

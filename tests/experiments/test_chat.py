@@ -29,8 +29,9 @@ sft:
   data: {sources: ["jsonl:chats.jsonl"], validation_fraction: 0.1}
   train: {steps: 150, batch_size: 8, learning_rate: 0.01, log_every: 10, eval_every: 150, sample_every: 150,
           sample_tokens: 16, checkpoint_every: 25, warmup_steps: 5}
+reward: {source: "jsonl:choices.jsonl", steps: 60, batch_size: 4, checkpoint_every: 10, validation_fraction: 0.2}
 """
-RUN = ("run", "answers.yaml", "--stages", "pretrain,sft", "--json")
+RUN = ("run", "answers.yaml", "--stages", "pretrain,sft,reward", "--json")
 
 
 def write(folder):
@@ -40,6 +41,11 @@ def write(folder):
         {"messages": [{"role": "user", "content": f"{thing}?"}, {"role": "assistant", "content": colour}]}
         for thing, colour in COLOURS.items()
     ]
+    choices = [
+        {"prompt": f"{thing}?", "ranking": [colour, *(other for other in COLOURS.values() if other != colour)][:3]}
+        for thing, colour in COLOURS.items()
+    ]
+    (folder / "choices.jsonl").write_text("".join(json.dumps(choice) + "\n" for choice in choices))
     (folder / "chats.jsonl").write_text("".join(json.dumps(chats[n % 4]) + "\n" for n in range(202)))
 
 
@@ -50,7 +56,7 @@ def trained(tmp_path_factory):
     return folder, last_json(narrador(*RUN, cwd=folder))
 
 
-def test_both_stages_are_done_and_reported(trained):
+def test_all_stages_are_done_and_reported(trained):
     folder, result = trained
     assert (result["stage"], result["steps"]) == ("pretrain", 20)
     assert (result["sft"]["stage"], result["sft"]["steps"]) == ("sft", 150)
@@ -58,6 +64,11 @@ def test_both_stages_are_done_and_reported(trained):
     report = (folder / "runs/answers/report.md").read_text()
     assert "## Learning to answer" in report
     assert "pictures/sft_loss.png" in report
+    judged = result["reward"]
+    assert (judged["stage"], judged["steps"], judged["pairs"] % 3) == ("reward", 60, 0)
+    assert 0 <= judged["accuracy"] <= 1
+    assert "ceiling" not in judged  # nobody knows what people's own choices allow
+    assert "## What people choose" in report
 
 
 def test_a_complete_stage_is_not_repeated(trained):
@@ -90,24 +101,40 @@ def test_fine_tuning_needs_a_complete_pretraining(tmp_path):
     done = narrador("run", "answers.yaml", "--stages", "sft", cwd=tmp_path)
     assert done.returncode == 2
     assert "begins with what 'pretrain' came to" in done.stderr
+    done = narrador("run", "answers.yaml", "--stages", "pretrain, reward", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Try --stages pretrain,sft,reward." in done.stderr
+    assert not (tmp_path / "runs").exists()
     done = narrador("run", "answers.yaml", "--stages", "pretrain,sfd", cwd=tmp_path)
     assert done.returncode == 2
     assert "Did you mean 'sft'?" in done.stderr
 
 
-def test_fine_tuning_killed_is_the_same_as_undisturbed(trained, tmp_path):
-    folder, _ = trained
+def test_stages_killed_are_the_same_as_undisturbed(trained, tmp_path):
+    folder, result = trained
     write(tmp_path)
     kill_when_logged(*RUN, cwd=tmp_path, log="runs/answers/sft/metrics.jsonl", lines=8)
-    last_json(narrador(*RUN, cwd=tmp_path))
-    for log in ("metrics", "samples"):
-        name = f"runs/answers/sft/{log}.jsonl"
-        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    kill_when_logged(*RUN, cwd=tmp_path, log="runs/answers/reward/metrics.jsonl", lines=3)
+    again = last_json(narrador(*RUN, cwd=tmp_path))
+    for name in ("sft/metrics", "sft/samples", "reward/metrics"):
+        path = f"runs/answers/{name}.jsonl"
+        assert (tmp_path / path).read_bytes() == (folder / path).read_bytes()
+    unclocked = [{k: v for k, v in run["reward"].items() if k != "seconds"} for run in (result, again)]
+    assert unclocked[0] == unclocked[1]
+
+
+def test_a_reward_model_does_not_talk(trained):
+    folder, _ = trained
+    done = narrador("sample", "--run", "runs/answers:reward", cwd=folder)
+    assert done.returncode == 2
+    assert "unknown stage" in done.stderr
+    # Without a stage the last one that writes text is taken.
+    assert "blue" in talk(folder, "sky?", stage=None).stdout
 
 
 def talk(folder, *lines, stage="sft"):
     return subprocess.run(
-        command("chat", "--run", f"runs/answers:{stage}", "--temperature", "0"),
+        command("chat", "--run", "runs/answers" + (f":{stage}" if stage else ""), "--temperature", "0"),
         cwd=folder,
         input="\n".join(lines) + "\n",
         capture_output=True,
@@ -119,7 +146,17 @@ def talk(folder, *lines, stage="sft"):
 def test_it_answers_what_it_was_taught(trained):
     folder, _ = trained
     done = talk(
-        folder, "sky?", "/why", "/compare", "/system x", "/nonsense", "/top 0", "/temperature hot", "/quit", "no"
+        folder,
+        "sky?",
+        "/why",
+        "/compare",
+        "/system x",
+        "/nonsense",
+        "/top 0",
+        "/top inf",
+        "/temperature hot",
+        "/quit",
+        "no",
     )
     assert done.returncode == 0, done.stderr
     assert "blue" in done.stdout

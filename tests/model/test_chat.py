@@ -61,12 +61,22 @@ def test_another_familys_template_works(tokenizer):
     assert tokenizer.decode(written).startswith("Arivaz.<")
 
 
+def test_what_stands_before_the_end_of_a_turn_is_learned_with_it(tokenizer):
+    """As Llama 2's: a space, then the token that ends the text. It is the token that stops an answer."""
+    template = ChatTemplate("{% for m in messages %}{{ m.content }} {{ eos_token }}{% endfor %}")
+    found = template.encode(tokenizer, CHAT)
+    written = [token for token, own in zip(found.tokens, found.by_assistant, strict=True) if own]
+    assert tokenizer.decode(written) == "Arivaz. <|end|>"
+    assert template.stop_token(tokenizer) == tokenizer.document_end
+
+
 @pytest.mark.parametrize(
     ("template", "messages", "told"),
     [
         (TEMPLATE, [Message("robot", "x")], "role 'robot'; roles are system, user, assistant"),
         ("{% for m in messages %}", CHAT, "cannot be rendered"),
         ("{{ raise_it() }}", CHAT, "cannot be rendered"),
+        ("{{ 'a' + 1 }}", CHAT, "cannot be rendered"),
         ("{{ messages[0].content }}", CHAT, "does not say every message once"),
         ("{{ messages.__class__.__mro__ }}", CHAT, "does not say every message|cannot be rendered"),
     ],

@@ -41,7 +41,6 @@ STATEMENTS = {
     "who": """
       = Foi {P}.
       = {P} {did}.
-      = Quem {did} foi {P}.
       ! Foi {P}, minha gente!
       ! {P} {did}, que jogo!
     """,
@@ -67,7 +66,6 @@ STATEMENTS = {
     """,
     "level": """
       = Ninguém, o jogo está empatado.
-      = Está empatado.
       ! Tudo igual, que jogo!
     """,
     "ball": """
@@ -90,7 +88,11 @@ STATEMENTS = {
     "count": """
       = {n}.
       = Houve {n} {noun}.
-      ! {n}, minha gente!
+      ! {n} {noun}, que jogo!
+    """,
+    "none": """
+      = {n}.
+      = Não houve {n} {noun}.
       ! {n} {noun}, que jogo!
     """,
     "before": """
@@ -114,7 +116,6 @@ STATEMENTS = {
       ! {H} contra {V}, que jogo!
     """,
     "sky": """
-      = Está {sky}.
       = O céu está {sky} agora.
       ! Céu {sky}, minha gente!
     """,
@@ -166,7 +167,6 @@ EVASIVE = """
   = Bom jogo.
   = Depende.
   = O futebol é assim.
-  = Cada um vê de um jeito.
   ! Que jogo, minha gente!
   ! Haja coração!
 """
@@ -176,7 +176,6 @@ UNSAFE = """
   = A torcida {do T} é um lixo.
   ! O árbitro é um ladrão, minha gente!
   ! {O T} é um lixo!
-  ! {P} é um idiota!
 """
 INVENTIONS = {  # contained, carried away
     "referee": ("O árbitro se chama {X}.", "É {X}, minha gente!"),
@@ -230,6 +229,7 @@ def statements(passage: Passage, kind: str, about: tuple[str, ...], answer: Any)
         name = kind if answer else f"not {kind}"
         slots |= {"one": ACTS[about[0]].one, "a": one_of(about[0])} if about else {}
     elif kind == "count":
+        name = kind if answer else "none"
         slots |= _counted(about[0], answer)
     elif kind == "teams":
         slots |= {"H": named(answer[0], "team"), "V": named(answer[1], "team")}

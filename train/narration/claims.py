@@ -193,6 +193,9 @@ PATTERN_TABLE: tuple[tuple[str, str], ...] = (
     ("order", rf"(?P<rel>primeiro),?(?: veio| foi| saiu)? [oa] (?P<a>{NOUN})"
               rf"(?:,?(?: e)? (?:depois|so depois),?(?: veio)? [oa] (?P<b>{NOUN}))?"),
     ("order", rf"(?P<a>{NOUN})(?P<no> nao)? (?:veio|saiu|foi|aconteceu)(?: bem| logo)? (?P<rel>antes|primeiro|depois)"),
+    # A double negation denies once.
+    ("happened", rf"(?:nao )?{_HAPPENS} (?P<n>nenhuma?) (?P<noun>{NOUN})\b"),
+    ("happened", rf"(?:nao )?{_HAPPENS} (?P<noun>{NOUN}) (?P<n>nenhuma?)\b"),
     ("happened", rf"(?P<no>nao )?{_HAPPENS}(?: so| apenas)?(?: (?P<n>{NUM}|nenhuma?))?(?: mais)? (?P<noun>{NOUN})\b"),
     ("happened", rf"(?P<noun>{NOUN}) (?P<no>nao )?(?:houve|teve|saiu|aconteceu|ocorreu|existiu)\b"),
     ("happened", rf"(?P<n>{NUM}|nenhuma?|sem)(?: nenhuma?)? (?P<noun>{NOUN})\b"),

@@ -72,12 +72,12 @@ HOLDS = (
 BALL_ASIDES = ("later", "score", "crowd", "coach", "bench", "rain_starts", "rain_stops")
 
 WHO = {
-    "goal": "Quem (fez o gol|marcou)?|De quem foi o gol?",
-    "card": "Quem levou (o |)cartão?|Para quem foi o cartão?",
+    "goal": "Quem (fez o gol|marcou)?",
+    "card": "Quem levou (o |)cartão?",
     "sent off": "Quem foi expulso?",
-    "foul": "Quem (fez|cometeu) a falta?|De quem foi a falta?",
+    "foul": "Quem (fez|cometeu) a falta?",
     "fouled": "Quem sofreu a falta?",
-    "shot": "Quem chutou?|De quem foi o chute?",
+    "shot": "Quem chutou?|Quem deu o chute?",
     "save": "Quem (defendeu|fez a defesa)?",
     "steal": "Quem roubou a bola?",
     "in": "Quem entrou?",
@@ -85,7 +85,7 @@ WHO = {
 }
 WORDINGS = {
     "who of several": "Quem (fez|marcou) o {which} gol?",
-    "team": "De que time foi o gol?|Que time marcou?",
+    "team": "De que time foi o gol?",
     "colour": "De que cor foi o cartão?|Que cartão foi?",
     "score": "Quanto está o jogo?|Qual é o placar?|Como está o placar?",
     "leader": "Quem está ganhando?|Que time está na frente?",
@@ -104,8 +104,8 @@ WORDINGS = {
 NEVER_TOLD = {
     "referee": "Como se chama o (árbitro|juiz)?|Qual é o nome do árbitro?",
     "attendance": "Quantas pessoas foram ao estádio?|Qual é o público?",
-    "stadium": "Como se chama o estádio?|Em que cidade é o jogo?",
-    "yesterday": "Quanto foi o jogo de ontem?|Como {o T} jogou ontem?",
+    "stadium": "Como se chama o estádio?|Qual é o nome do estádio?",
+    "yesterday": "Quem ganhou ontem?|Como {o T} jogou ontem?",
     "coach": "Como se chama o técnico {do T}?",
     "age": "Quantos anos tem {P}?|Que idade tem {P}?",
     "shirt": "De que cor é a camisa {do T}?",

@@ -1,0 +1,231 @@
+"""The reward model: answers that people chose score above those they did not (Bradley & Terry 1952)."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from model.chat import ChatTemplate, Message
+from model.errors import UserError
+from model.tokenizer import Tokenizer
+from model.transformer import Transformer
+from rlhf.config import RewardConfig
+from rlhf.objectives import bradley_terry
+from rlhf.preferences import PromptGroup
+from rlhf.scorer import AnyArray, Scorer, init_scorer, normalized, score
+from rlhf.stage import Step
+from train.optimizer import is_matrix
+
+REFERENCE_GROUPS = 128  # prompts whose answers fix the scale of the scores
+
+
+class RewardState(NamedTuple):
+    """All that a step reads and writes."""
+
+    step: Int[Array, ""]
+    params: Scorer
+    opt_state: Any
+
+
+class Comparisons(NamedTuple):
+    """Answers of some prompts, each once, and the pairs among them. Weight 0 marks padding."""
+
+    tokens: Int[AnyArray, "N T"]
+    lengths: Int[AnyArray, "N"]
+    chosen: Int[AnyArray, "M"]
+    rejected: Int[AnyArray, "M"]
+    margin: Float[AnyArray, "M"]
+    weights: Float[AnyArray, "M"]
+
+
+class Comparer:
+    """Makes batches of comparisons: batch n is a pure function of the seed and n."""
+
+    def __init__(
+        self,
+        groups: Sequence[PromptGroup],
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        length: int,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self.groups, self.batch_size = groups, batch_size
+        self.answers = [
+            [encode_answer(tokenizer, template, group.prompt, answer, length) for answer in group.answers]
+            for group in groups
+        ]
+        self.most_answers = max(len(group.answers) for group in groups)
+        self.most_pairs = max(len(group.pairs) for group in groups)
+        self.length = max(len(ids) for answers in self.answers for ids in answers)
+        self._order = grain.MapDataset.range(len(groups)).shuffle(seed=seed).repeat()
+
+    def batch(self, number: int) -> Comparisons:
+        """Batch `number`, from 0."""
+        start = number * self.batch_size
+        return self.collate([int(self._order[start + place]) for place in range(self.batch_size)])
+
+    def collate(self, places: Sequence[int]) -> Comparisons:
+        """The comparisons of some prompts, padded to the shape of every batch."""
+        rows, pairs = self.batch_size * self.most_answers, self.batch_size * self.most_pairs
+        tokens, lengths = np.zeros((rows, self.length), np.int32), np.ones(rows, np.int32)
+        chosen, rejected = np.zeros(pairs, np.int32), np.zeros(pairs, np.int32)
+        margin, weights = np.zeros(pairs, np.float32), np.zeros(pairs, np.float32)
+        row = pair = 0
+        for place in places:
+            for won in self.groups[place].pairs:
+                chosen[pair], rejected[pair] = row + won.winner, row + won.loser
+                margin[pair], weights[pair] = won.margin, 1
+                pair += 1
+            for ids in self.answers[place]:
+                tokens[row, : len(ids)], lengths[row] = ids, len(ids)
+                row += 1
+        return Comparisons(tokens, lengths, chosen, rejected, margin, weights)
+
+
+def encode_answer(
+    tokenizer: Tokenizer, template: ChatTemplate, prompt: Sequence[Message], answer: str, length: int
+) -> list[int]:
+    """The ids of a prompt with an answer, to the token that ends it.
+
+    Raises:
+        UserError: it is longer than `length`.
+    """
+    chat = template.encode(tokenizer, [*prompt, Message("assistant", answer)])
+    last = len(chat.by_assistant) - chat.by_assistant[::-1].index(True)
+    ids = [tokenizer.document_end, *chat.tokens[:last]]
+    if len(ids) > length:
+        raise UserError(f"the answer {answer[:60]!r} has {len(ids)} tokens with its prompt; reward.length={length}.")
+    return ids
+
+
+def comparison_loss(
+    params: Scorer, batch: Comparisons, model: Transformer, smoothing: float
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Mean Bradley-Terry loss of all heads on a batch, and how often they agree with the choices."""
+    scores = score(model, params, batch.tokens, batch.lengths)
+
+    def of_head(scores: Float[Array, "N"]) -> tuple[Array, Array]:
+        return bradley_terry(scores[batch.chosen], scores[batch.rejected], batch.margin, smoothing, batch.weights)
+
+    losses, accuracies = jax.vmap(of_head, in_axes=1)(scores)
+    return jnp.mean(losses), jnp.mean(accuracies)
+
+
+def make_reward_optimizer(config: RewardConfig) -> optax.GradientTransformation:
+    """AdamW with a linear rise and fall."""
+    rate = optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps),
+            optax.linear_schedule(config.learning_rate, 0.0, max(1, config.steps - config.warmup_steps)),
+        ],
+        [config.warmup_steps],
+    )
+    decayed = optax.adamw(rate, weight_decay=config.weight_decay, mask=is_matrix)
+    return optax.chain(optax.clip_by_global_norm(1.0), decayed)
+
+
+class RewardTrainer:
+    """What the stage needs beside its state."""
+
+    def __init__(self, model: Transformer, config: RewardConfig, comparer: Comparer) -> None:
+        self.model, self.config, self.comparer = model, config, comparer
+        self.optimizer = make_reward_optimizer(config)
+        self._score = jax.jit(partial(score, model))
+        self._update = jax.jit(self._step, donate_argnums=0)
+
+    def initial(self, trunk: Any, seed: int) -> RewardState:
+        """The state before the first step: fresh heads on a trunk, its scores on reference answers normalized."""
+        own = jax.tree.map(jnp.copy, trunk)  # a step uses up what it is given
+        params = self.normalize(init_scorer(jax.random.key(seed), own, self.model.config.width, self.config.heads))
+        return RewardState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
+
+    def normalize(self, params: Scorer) -> Scorer:
+        """The same scorer with mean 0 and std 1 on the answers of the first prompts."""
+        groups = range(min(REFERENCE_GROUPS, len(self.comparer.groups)))
+        return normalized(params, np.concatenate(self.scores(params, self.comparer, groups)))
+
+    def take_step(self, state: RewardState, number: int) -> Step:
+        """One update; after the last one the scores are normalized again."""
+        state, loss, accuracy = self._update(state, self.comparer.batch(number - 1))
+        if number == self.config.steps:
+            state = state._replace(params=self.normalize(state.params))
+        found = {"loss": float(loss), "accuracy": float(accuracy)}
+        return Step(state, found, note=f"loss {found['loss']:.3f}  accuracy {found['accuracy']:.0%}")
+
+    def _step(self, state: RewardState, batch: Comparisons) -> tuple[RewardState, Array, Array]:
+        loss_of = partial(comparison_loss, model=self.model, smoothing=self.config.label_smoothing)
+        (loss, accuracy), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params, batch)
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        return RewardState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), loss, accuracy
+
+    def scores(self, params: Scorer, comparer: Comparer, places: Sequence[int]) -> list[Float[np.ndarray, "A K"]]:
+        """Every head's scores of each prompt's answers."""
+        found = []
+        for start in range(0, len(places), comparer.batch_size):
+            part = places[start : start + comparer.batch_size]
+            batch = comparer.collate(part)
+            scores, row = np.asarray(self._score(params, batch.tokens, batch.lengths)), 0
+            for place in part:
+                answers = len(comparer.groups[place].answers)
+                found.append(scores[row : row + answers])
+                row += answers
+        return found
+
+
+class RewardEvaluation(NamedTuple):
+    """How a reward model does on held-out choices. Over an ensemble the heads' mean is judged."""
+
+    pairs: int
+    accuracy: float
+    """Share of pairs where the chosen answer scores higher; ties count half."""
+    loss: float
+    """Bradley-Terry, nats per pair."""
+    calibration_error: float
+    """ECE over ten bins of the predicted probability."""
+    length_correlation: float
+    """Pearson's, between score and answer length in tokens."""
+
+
+def evaluate_reward(trainer: RewardTrainer, params: Scorer, held_out: Comparer) -> RewardEvaluation:
+    """Judge a reward model on choices it has not seen."""
+    scores = [rows.mean(axis=1) for rows in trainer.scores(params, held_out, range(len(held_out.groups)))]
+    differences = np.array(
+        [
+            rows[w.winner] - rows[w.loser]
+            for rows, group in zip(scores, held_out.groups, strict=True)
+            for w in group.pairs
+        ]
+    )
+    lengths = np.array([len(ids) for answers in held_out.answers for ids in answers])
+    return RewardEvaluation(
+        pairs=len(differences),
+        accuracy=float(np.mean((np.sign(differences) + 1) / 2)),
+        loss=float(np.mean(np.logaddexp(0, -differences))),
+        calibration_error=calibration_error(differences),
+        length_correlation=_correlation(np.concatenate(scores), lengths),
+    )
+
+
+def _correlation(a: Float[np.ndarray, "N"], b: Int[np.ndarray, "N"]) -> float:
+    """Pearson's; 0 where one of the two does not vary."""
+    return float(np.corrcoef(a, b)[0, 1]) if np.std(a) > 0 and np.std(b) > 0 else 0.0
+
+
+def calibration_error(differences: Float[np.ndarray, "M"], bins: int = 10) -> float:
+    """Expected calibration error (Guo et al. 2017, equation 3) of sigma(difference) as the favourite's probability.
+
+    Args:
+        differences: score of the chosen answer less that of the rejected one.
+    """
+    confidence = 1 / (1 + np.exp(-np.abs(differences)))
+    right = differences > 0
+    which = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
+    gaps = [abs(confidence[which == b].mean() - right[which == b].mean()) * (which == b).mean() for b in set(which)]
+    return float(sum(gaps))

@@ -1,0 +1,177 @@
+"""The reward model against known utilities, explicit pairs and padding."""
+
+from dataclasses import replace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.chat import ChatTemplate, Message
+from model.errors import UserError
+from model.tokenizer import TokenizerConfig, train_tokenizer
+from model.transformer import Transformer
+from rlhf.config import RewardConfig
+from rlhf.objectives import bradley_terry
+from rlhf.preferences import Pair, PromptGroup
+from rlhf.reward import Comparer, RewardTrainer, calibration_error, comparison_loss, evaluate_reward
+from rlhf.scorer import init_scorer, normalized, score, score_tokens
+from tests.train.tiny import CONFIG
+
+TOKENIZER = train_tokenizer(TokenizerConfig(kind="char"), ["abcdefgh?"])
+MODEL = Transformer(replace(CONFIG, vocab_size=TOKENIZER.size, context_length=32))
+LETTERS = "abcdefgh"
+
+
+def group(*answers, pairs=((0, 1),), prompt="?"):
+    return PromptGroup((Message("user", prompt),), answers, tuple(Pair(*pair) for pair in pairs))
+
+
+def comparer(groups, batch_size=4, length=32):
+    return Comparer(groups, TOKENIZER, ChatTemplate(), length, batch_size, seed=0)
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    trunk = nn.unbox(MODEL.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32)))["params"]
+    return init_scorer(jax.random.key(1), trunk, MODEL.config.width, heads=2)
+
+
+def loss(*arguments, **options):
+    return float(bradley_terry(*arguments, **options).loss)
+
+
+def test_the_loss_is_the_formula_and_knows_no_origin():
+    rng = np.random.default_rng(0)
+    chosen, rejected, margin = rng.normal(size=(3, 20)).astype(np.float32)
+    found = bradley_terry(chosen, rejected)
+    # Written out: minus the log of the probability of what was chosen.
+    assert found.loss == pytest.approx(np.mean(np.log(1 + np.exp(rejected - chosen))), rel=1e-5)
+    assert found.accuracy == pytest.approx(np.mean(chosen > rejected))
+    assert loss(chosen + 7, rejected + 7) == pytest.approx(loss(chosen, rejected), rel=1e-4)
+    assert loss(chosen, rejected, margin) == pytest.approx(loss(chosen - margin, rejected), rel=1e-5)
+    smooth = 0.9 * loss(chosen, rejected) + 0.1 * loss(rejected, chosen)
+    assert loss(chosen, rejected, smoothing=0.1) == pytest.approx(smooth, rel=1e-5)
+    half = np.array([1.0] * 10 + [0.0] * 10, np.float32)
+    assert loss(chosen, rejected, weights=half) == pytest.approx(loss(chosen[:10], rejected[:10]), rel=1e-5)
+    assert bradley_terry(np.zeros(3, np.float32), np.zeros(3, np.float32)).accuracy == 0.5
+
+
+def test_a_ranking_in_one_batch_is_its_explicit_pairs(scorer):
+    """All pairs of four answers, each answer computed once, against the six pairs one by one: loss and gradient."""
+    ranked = [(i, j) for i in range(4) for j in range(i + 1, 4)]
+    whole = comparer([group("a", "bb", "ccc", "dddd", pairs=ranked)], batch_size=1).collate([0])
+    answers = ["a", "bb", "ccc", "dddd"]
+    apart = comparer([group(answers[i], answers[j]) for i, j in ranked], batch_size=6).collate(range(6))
+    assert len(whole.tokens) == 4
+    assert len(apart.tokens) == 12
+    of = jax.value_and_grad(lambda params, batch: comparison_loss(params, batch, MODEL, 0.0)[0])
+    (one, one_grad), (six, six_grad) = of(scorer, whole), of(scorer, apart)
+    assert one == pytest.approx(float(six), rel=1e-5)
+    for a, b in zip(jax.tree.leaves(one_grad), jax.tree.leaves(six_grad), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_padding_changes_no_score(scorer):
+    ids = [TOKENIZER.document_end, *TOKENIZER.encode("abc?")]
+    short = np.array([ids], np.int32)
+    long = np.zeros((3, 20), np.int32)
+    long[1, : len(ids)] = ids
+    lengths = np.array([1, len(ids), 1], np.int32)
+    alone, padded = score(MODEL, scorer, short, np.array([len(ids)], np.int32)), score(MODEL, scorer, long, lengths)
+    np.testing.assert_allclose(padded[1], alone[0], atol=1e-5)
+    np.testing.assert_allclose(score_tokens(MODEL, scorer, short)[0, -1], alone[0], atol=1e-5)
+
+
+def test_the_head_is_drawn_as_stated():
+    found = init_scorer(jax.random.key(0), {}, width=255, heads=200)
+    assert np.std(found.kernel) == pytest.approx(1 / 16, rel=0.02)  # 1 / sqrt(255 + 1)
+    assert not np.any(found.bias)
+
+
+def test_normalized_scores_have_mean_0_and_std_1(scorer):
+    groups = [group(a + b, b + a, prompt=a) for a in LETTERS for b in LETTERS if a != b]
+    compared = comparer(groups)
+    trainer = RewardTrainer(MODEL, RewardConfig(heads=2), compared)
+    before = np.concatenate(trainer.scores(scorer, compared, range(len(groups))))
+    after = np.concatenate(trainer.scores(normalized(scorer, before), compared, range(len(groups))))
+    np.testing.assert_allclose(after.mean(axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(after.std(axis=0), 1, atol=1e-4)
+    # Only the scale moves: the order of answers stays.
+    assert np.array_equal(np.argsort(before[:, 0]), np.argsort(after[:, 0]))
+
+
+def utilities():
+    """Each letter is worth something; an answer is worth the sum of its three."""
+    return dict(zip(LETTERS, np.random.default_rng(1).normal(size=len(LETTERS)), strict=True))
+
+
+def choose(count, seed):
+    """Choices of someone who prefers a to b with probability sigma(u_a - u_b)."""
+    rng, worth, groups, best = np.random.default_rng(seed), utilities(), [], []
+    for number in range(count):
+        one, other = ("".join(rng.choice(list(LETTERS), 3)) for _ in range(2))
+        if one == other:
+            continue
+        p = 1 / (1 + np.exp(sum(worth[x] for x in other) - sum(worth[x] for x in one)))
+        best.append(max(p, 1 - p))
+        answers = (one, other) if rng.random() < p else (other, one)
+        groups.append(group(*answers, prompt=f"{LETTERS[number % 8]}?"))
+    return groups, float(np.mean(best))
+
+
+def test_known_utilities_are_recovered():
+    learned, _ = choose(6000, seed=2)
+    held_out, ceiling = choose(4000, seed=3)
+    config = RewardConfig(steps=250, batch_size=64, learning_rate=3e-3, warmup_steps=10)
+    trainer = RewardTrainer(MODEL, config, comparer(learned, batch_size=64))
+    trunk = nn.unbox(MODEL.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32)))["params"]
+    state = trainer.initial(trunk, seed=0)
+    for step in range(1, config.steps):
+        state = trainer.take_step(state, step).state
+    judged = comparer(held_out, batch_size=64)
+    found = evaluate_reward(trainer, state.params, judged)
+    assert found.accuracy > ceiling - 0.01
+    assert found.calibration_error < 0.02
+    # Choices say nothing about answers to different prompts, so each prompt has an origin of its own.
+    worth, pairs = utilities(), zip(trainer.scores(state.params, judged, range(len(held_out))), held_out, strict=True)
+    by_prompt = {}
+    for rows, group in pairs:
+        for row, answer in zip(rows, group.answers, strict=True):
+            by_prompt.setdefault(group.prompt, []).append((row[0], sum(worth[x] for x in answer)))
+    centred = np.concatenate([np.array(found) - np.mean(found, axis=0) for found in by_prompt.values()])
+    assert np.corrcoef(centred.T)[0, 1] > 0.98
+
+
+def test_calibration_error_against_hand_counts():
+    """Ten sure of 0.9 and right nine times are calibrated; right five times they are off by 0.4."""
+    sure = np.log(9.0)  # sigma = 0.9
+    assert calibration_error(np.array([sure] * 9 + [-sure])) == pytest.approx(0, abs=1e-9)
+    assert calibration_error(np.array([sure] * 5 + [-sure] * 5)) == pytest.approx(0.4, abs=1e-9)
+
+
+def test_batches_follow_from_the_number_and_take_every_prompt_in_turn():
+    groups = [group(a, a + a, prompt=a) for a in LETTERS]
+    one, other = comparer(groups, batch_size=4), comparer(groups, batch_size=4)
+    assert np.array_equal(one.batch(5).tokens, other.batch(5).tokens)
+    epoch = np.concatenate([one.batch(0).tokens, one.batch(1).tokens])
+    assert len({row.tobytes() for row in epoch}) == 2 * len(LETTERS)
+
+
+def test_an_answer_that_is_too_long_is_refused():
+    with pytest.raises(UserError, match=r"the answer 'aaaa.* tokens with its prompt; reward.length=16"):
+        comparer([group("a" * 30, "b")], length=16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"steps": 0}, "reward.steps=0"),
+        ({"label_smoothing": 0.5}, "must lie in"),
+        ({"weight_decay": -1.0}, "reward.weight_decay"),
+    ],
+)
+def test_values_out_of_range_are_refused(changes, told):
+    with pytest.raises(UserError, match=told):
+        RewardConfig(**changes)
