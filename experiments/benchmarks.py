@@ -24,7 +24,6 @@ from model.transformer import Transformer, count_parameters
 from train.batches import Batch
 from train.flops import matmul_parameters, measured_matmul_flops, train_flops_per_token
 from train.loop import check_fits, check_rows_divide, compute_dtype
-from train.narration.datasets import write_world
 from train.narration.truth import word_probabilities
 from train.narration.words import split_words
 from train.optimizer import make_optimizer
@@ -150,6 +149,8 @@ def bench_decode(experiment: Experiment, vocab_size: int, batch: int, repeats: i
 
 def bench_world(documents: int, repeats: int) -> dict[str, Any]:
     """Words a second: documents of the narrator's world drawn and written by all cores, and their truth by one."""
+    from train.narration.datasets import write_world  # and with it TFDS, which no other benchmark waits for
+
     cores, written, known = os.cpu_count() or 1, [], []
     for seed in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
