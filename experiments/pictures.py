@@ -14,16 +14,25 @@ BLUE, ORANGE, GREY = "#2f6db3", "#d9782d", "#8a8a8a"
 Rows = Sequence[Mapping[str, Any]]
 
 
-def loss_curve(rows: Rows, target: Path, floor: float | None = None) -> None:
-    """Training loss by step, the held-out loss where it was measured, and the least possible where it is known."""
+def loss_curve(rows: Rows, target: Path, floor: float | None = None, floored: str | None = None) -> None:
+    """Training loss by step, the held-out loss where it was measured, and the least possible where it is known.
+
+    Args:
+        floored: the source that `floor` is of; where it is one of several, its own held-out loss is drawn too.
+    """
     figure, axes = _axes("step", "loss (nats per token)")
     training = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
-    held_out = [(row["step"], row["validation_loss"]) for row in rows if row.get("validation_loss") is not None]
+    held_out, own = (
+        [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+        for name in ("validation_loss", f"validation_loss {floored}")
+    )
     if training:
         axes.plot(*zip(*training, strict=True), color=BLUE, linewidth=1, alpha=0.8, label="training batches")
     axes.plot(*zip(*held_out, strict=True), color=ORANGE, marker="o", markersize=4, label="held-out text")
     for step, loss in held_out[-1:]:
         axes.annotate(f"{loss:.3f}", (step, loss), textcoords="offset points", xytext=(-4, 8), ha="right", color=ORANGE)
+    if own:
+        axes.plot(*zip(*own, strict=True), color=GREY, marker="o", markersize=4, label=f"held-out {floored}")
     if floor is not None:
         axes.axhline(floor, color=GREY, linestyle="--", linewidth=1, label=f"floor: the truth itself, {floor:.3f}")
         axes.set_yscale("log")  # or the last steps, where it comes near, could not be told apart

@@ -39,7 +39,8 @@ def write_report(run: RunDirectory) -> Path:
     trained = load(run, "pretrain")
     config, result = run.config(), stage.result or {}
     table = expectation(trained, config["train"]["sample_prompt"], temperature=1.0, top=10)
-    pictures.loss_curve(metrics, folder / "loss.png", result.get("floor_loss"))
+    told = next(filter(knows_truth, config["data"]["sources"]), None)
+    pictures.loss_curve(metrics, folder / "loss.png", result.get("floor_loss"), told)
     pictures.throughput(speed, folder / "throughput.png")
     pictures.expectation_bars(table, folder / "expectation.png")
     text = "\n\n".join(
@@ -51,7 +52,7 @@ def write_report(run: RunDirectory) -> Path:
             f"## What it expects\n\nAfter {_code(table['text'] or 'the start of a document')}: "
             f"entropy {table['entropy']:.2f} nats, {table['rest']:.1%} on tokens not shown.\n\n"
             "![probabilities of the next token](pictures/expectation.png)\n\n" + _expectation(table),
-            *_against_truth(trained, config["data"], folder),
+            *_against_truth(trained, told, config["data"]["validation_fraction"], folder),
             *_fine_tuning(run, folder),
             *_choices(run),
             "## Speed\n\nCompilation, evaluation, samples and checkpoints are left out.\n\n"
@@ -66,9 +67,11 @@ def write_report(run: RunDirectory) -> Path:
 
 
 def _summary(result: dict[str, Any]) -> str:
+    alone = [(name.partition(" ")[2], loss) for name, loss in result.items() if name.startswith("validation_loss ")]
     rows = {
         "held-out loss": f"{result['validation_loss']:.4f} nats per token",
         "held-out bits per byte": f"{result['validation_bits_per_byte']:.4f}",
+        **{f"held-out loss of {_code(source)}": f"{loss:.4f} nats per token" for source, loss in alone},
         "steps": f"{result['steps']:,}",
         "tokens trained on": f"{result['tokens']:,}",
         "time": f"{result['seconds']:,.0f} s, from first compilation to last checkpoint",
@@ -82,13 +85,12 @@ def _summary(result: dict[str, Any]) -> str:
     return _table(["", ""], [[name, value] for name, value in rows.items()])
 
 
-def _against_truth(trained: Trained, data: dict[str, Any], folder: Path) -> list[str]:
+def _against_truth(trained: Trained, spec: str | None, held_out: float, folder: Path) -> list[str]:
     """What can be said only where the truth is known: how far from it the model is, and where."""
-    spec = next(filter(knows_truth, data["sources"]), None)
     if spec is None:
         return []
     try:
-        found = calibrate(trained, open_source(spec, data["validation_fraction"]).validation)
+        found = calibrate(trained, open_source(spec, held_out).validation)
     except OutsideLanguage:
         return ["## Against the truth\n\nNot known: this tokenizer does not cut text where the world's words end."]
     pictures.distance_to_truth(found.kl_by_position, folder / "truth.png")

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,16 +63,18 @@ def pretrain(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> di
         rules=rules,
         tokenizer=tokenizer,
         training=training_batches(rows, data.weights, train.batch_size, train.seed),
-        validation=validation_batches(
-            [PackedRows(stream, data.sequence_length) for stream in held_out], train.batch_size
-        ),
+        validation={
+            source.spec: validation_batches(PackedRows(stream, data.sequence_length), train.batch_size)
+            for source, stream in zip(sources, held_out, strict=True)
+        },
         directory=stage,
         prompt=[tokenizer.document_end, *tokenizer.encode(train.sample_prompt)],
         ends={tokenizer.document_end},
     )
     result = {"stage": "pretrain", "data_seconds": round(data_seconds, 3), **fit(bench, stop)}
-    if all(map(knows_truth, data.sources)):
-        result |= against_truth(result["validation_loss"], sources, held_out)
+    told = [pair for pair in zip(sources, held_out, strict=True) if knows_truth(pair[0].spec)]
+    if told:
+        result |= against_truth(result, *told[0])  # the one that the report holds the model against
     stage.complete(result)
     return result
 
@@ -108,7 +110,10 @@ def sft(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[st
         rules=rules,
         tokenizer=tokenizer,
         training=training_batches([PackedRows(stream, length) for stream in streams], (), train.batch_size, train.seed),
-        validation=validation_batches([PackedRows(stream, length) for stream in held_out], train.batch_size),
+        validation={
+            source.spec: validation_batches(PackedRows(stream, length), train.batch_size)
+            for source, stream in zip(chats, held_out, strict=True)
+        },
         directory=stage,
         prompt=[tokenizer.document_end, *prompt],
         ends={tokenizer.document_end, template.stop_token(tokenizer)},
@@ -179,11 +184,11 @@ def _sized(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
     return config
 
 
-def against_truth(loss: float, sources: Sequence[Documents], held_out: Sequence[TokenStream]) -> dict[str, float]:
-    """The held-out loss and its floor by word, and the floor by token and by byte, for sources whose truth is known."""
-    floors = [floor(source) for source in sources]
-    nats, words, size = (sum(column) for column in zip(*floors, strict=True))
-    tokens = sum(len(stream.tokens) - 1 for stream in held_out)
+def against_truth(result: Mapping[str, Any], source: Documents, held_out: TokenStream) -> dict[str, float]:
+    """The held-out loss and its floor by word, and the floor by token and by byte, of a source whose truth is known."""
+    loss = result.get(f"validation_loss {source.spec}", result["validation_loss"])  # of a source alone it is the loss
+    nats, words, size = floor(source)
+    tokens = len(held_out.tokens) - 1
     return {
         "validation_nats_per_word": loss * tokens / words,
         "floor_nats_per_word": nats / words,

@@ -14,8 +14,8 @@ class DataConfig:
     """Where documents come from and how they become rows of tokens."""
 
     sources: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--data"])] = ("narration",)
-    """Each one of: narration[:EXAMPLES[:SEED]] (narration_chat and narration_preferences likewise), pydoc, text:GLOB,
-    jsonl:GLOB#FIELD, tfds:NAME[/CONFIG]."""
+    """Each one of: narration[:EXAMPLES[:SEED]] (narration_quiz, narration_chat and narration_preferences likewise),
+    pydoc, text:GLOB, jsonl:GLOB#FIELD, tfds:NAME[/CONFIG]."""
     weights: tuple[float, ...] = ()
     """Share of the batches' rows from each source. None given: every row of every source equally often."""
     sequence_length: int = 256
@@ -102,7 +102,7 @@ class TrainConfig:
     eval_every: int = 250
     """Steps between evaluations on the held-out split; the end is always evaluated."""
     eval_batches: int | None = None
-    """Batches of one evaluation. None: the whole held-out split."""
+    """Batches of one evaluation, shared among the sources by size. None: the whole held-out split."""
     sample_every: int = 250
     """Steps between sample texts."""
     sample_prompt: str = ""

@@ -1,8 +1,8 @@
 """Loss on the held-out split, in nats per token and bits per byte."""
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from jax.sharding import NamedSharding
@@ -12,36 +12,40 @@ from train.batches import Batch, Batches
 from train.step import place
 
 
-class Evaluation(NamedTuple):
-    """What a held-out text costs the model."""
-
-    loss: float
-    """Nats per token, document ends counted."""
-    bits_per_byte: float
-    """All nats of the text, document ends included, over its bytes and ln 2: comparable between tokenizers."""
-
-
 def evaluate(
     loss_of: Callable[[Any, Batch], Any],
     params: Any,
-    batches: Batches,
+    held_out: Mapping[str, Batches],
     sharding: NamedSharding,
     byte_lengths: Int[np.ndarray, "V"],
     limit: int | None = None,
-) -> Evaluation:
-    """Evaluate on the first `limit` batches, or all.
+) -> dict[str, float]:
+    """Evaluate on all batches, or on about `limit`: the first ones of every source, by its share of them.
 
     Args:
         loss_of: compiled (params, batch) -> summed nats.
+        held_out: batches by source.
         byte_lengths: bytes of text that each token stands for.
+
+    Returns:
+        `validation_loss`, nats per token, document ends counted, and `validation_bits_per_byte`, all nats over the
+        bytes of the text and ln 2, comparable between tokenizers. Of several sources these are for all text together,
+        and `validation_loss SOURCE` is the loss of each by itself.
     """
-    nats, tokens, size = 0.0, 0.0, 0
-    for index in range(min(len(batches), limit or len(batches))):
-        batch = batches[index]
-        nats += float(loss_of(params, place(batch, sharding)))
-        tokens += float(np.sum(batch.weights))
-        size += text_bytes(batch, byte_lengths)
-    return Evaluation(nats / tokens, bits_per_byte(nats, size))
+    total, costs = sum(map(len, held_out.values())), {}
+    for source, batches in held_out.items():
+        nats, tokens, size = 0.0, 0.0, 0
+        for index in range(min(len(batches), -(-(limit or total) * len(batches) // total))):
+            batch = batches[index]
+            nats += float(loss_of(params, place(batch, sharding)))
+            tokens += float(np.sum(batch.weights))
+            size += text_bytes(batch, byte_lengths)
+        costs[source] = nats, tokens, size
+    nats, tokens, size = (sum(column) for column in zip(*costs.values(), strict=True))
+    row = {"validation_loss": nats / tokens, "validation_bits_per_byte": bits_per_byte(nats, size)}
+    if len(costs) > 1:
+        row |= {f"validation_loss {source}": nats / tokens for source, (nats, tokens, _) in costs.items()}
+    return row
 
 
 def text_bytes(batch: Batch, byte_lengths: Int[np.ndarray, "V"]) -> int:

@@ -4,7 +4,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -90,7 +90,8 @@ class Workbench:
     rules: ShardingRules
     tokenizer: Tokenizer
     training: Batches  # endless
-    validation: Batches
+    validation: Mapping[str, Batches]
+    """By source."""
     directory: StageDirectory
     prompt: Sequence[int]
     """What samples continue."""
@@ -107,7 +108,7 @@ def fit(bench: Workbench, stop: StopRequest) -> dict[str, Any]:
     without its lines.
 
     Returns:
-        steps, tokens, seconds, validation_loss (nats per token), validation_bits_per_byte, tokens_per_second, mfu.
+        steps, tokens, seconds, what `evaluate` found last, tokens_per_second, mfu.
 
     Raises:
         Interrupted: SIGTERM or Ctrl-C came; the state is saved.
@@ -153,8 +154,7 @@ def fit(bench: Workbench, stop: StopRequest) -> dict[str, Any]:
         "steps": counts.step,
         "tokens": counts.tokens,
         "seconds": round(counts.seconds, 3),
-        "validation_loss": evaluations[-1]["validation_loss"],
-        "validation_bits_per_byte": evaluations[-1]["validation_bits_per_byte"],
+        **{name: value for name, value in evaluations[-1].items() if name.startswith("validation")},
         "tokens_per_second": rate,
         "mfu": session.mfu(rate),
     }
@@ -243,8 +243,7 @@ class _Session:
                 self.byte_lengths,
                 config.eval_batches,
             )
-            row = {"validation_loss": found.loss, "validation_bits_per_byte": found.bits_per_byte}
-            self.logs.learned({"step": step, "tokens": self.counts.tokens, **row})
+            self.logs.learned({"step": step, "tokens": self.counts.tokens, **found})
         if last or step % config.sample_every == 0:
             prompt = self.bench.tokenizer.decode(self.bench.prompt[1:])  # without the start of the document
             self.logs.samples.write({"step": step, "prompt": prompt, "text": self._sample(state)})

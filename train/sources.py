@@ -17,7 +17,7 @@ from train.narration.examples import draw_example
 from train.prepared import open_prepared
 from train.progress import bar
 
-WORLD = ("narration", "narration_chat", "narration_preferences")
+WORLD = ("narration", "narration_quiz", "narration_chat", "narration_preferences")
 KINDS = (*WORLD, "pydoc", "text:GLOB", "jsonl:GLOB#FIELD", "tfds:NAME[/CONFIG]")  # WORLD's may add :EXAMPLES[:SEED]
 WORLD_EXAMPLES = 30_000
 FEWEST_HELD_OUT = 10
@@ -196,7 +196,7 @@ def _tfds(spec: str, name: str, fraction: float) -> Documents:
 def _world(spec: str, fraction: float) -> Documents:
     """Examples of the narrator's world as text. A chat's text is its turns, a choice's what was chosen."""
     key, records = open_world(spec)
-    texts = Field(records, "text") if spec.partition(":")[0] == "narration" else Turns(records)
+    texts = Field(records, "text") if "text" in records[0] else Turns(records)
     # Whole documents only: the end of one alone has no true probability.
     stride = round(1 / fraction)
     if len(texts) < stride:

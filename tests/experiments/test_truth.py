@@ -102,4 +102,5 @@ def test_only_the_narrators_documents_have_a_truth():
     assert knows_truth("narration")
     assert knows_truth("narration:500:1")
     assert not knows_truth("narration_chat")
+    assert not knows_truth("narration_quiz")
     assert not knows_truth("pydoc")

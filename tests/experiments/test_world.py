@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import pictures
 from experiments.calibration import calibrate
-from experiments.pictures import distance_to_truth
 from experiments.truth import floor
 from model.config import ModelConfig
 from model.tokenizer import TokenizerConfig, train_tokenizer
@@ -44,6 +44,39 @@ def test_a_run_tells_its_floor(run):
     per_word = result["validation_loss"] / result["floor_loss"] * result["floor_nats_per_word"]
     assert result["validation_nats_per_word"] == pytest.approx(per_word)
     assert result["validation_nats_per_word"] > result["floor_nats_per_word"]
+
+
+def test_of_several_sources_the_floor_is_under_the_one_whose_truth_is_known(run, tmp_path):
+    write_small(tmp_path)
+    steps = ("--train.steps", "4", "--train.warmup-steps", "1", "--train.eval-every", "2")
+    both = (*WORLD[:3], "narration_quiz:100", "narration:300", *WORLD[4:], *steps)
+    result = last_json(narrador(*both, "--json", cwd=tmp_path))
+    folder = tmp_path / "runs/small"
+    rows = [json.loads(line) for line in (folder / "pretrain/metrics.jsonl").open()]
+    quiz, own = "validation_loss narration_quiz:100", "validation_loss narration:300"
+    told = [row for row in rows if "validation_loss" in row]
+    assert [row["step"] for row in told] == [0, 2, 4]
+    assert all(min(row[quiz], row[own]) <= row["validation_loss"] <= max(row[quiz], row[own]) for row in told)
+    assert (result[quiz], result[own]) == (told[-1][quiz], told[-1][own])
+    assert result["floor_nats_per_word"] == pytest.approx(run[1]["floor_nats_per_word"])
+    per_word = result[own] / result["floor_loss"] * result["floor_nats_per_word"]
+    assert result["validation_nats_per_word"] == pytest.approx(per_word)
+    report = (folder / "report.md").read_text()
+    assert f"| held-out loss of <code>narration:300</code> | {result[own]:.4f} nats per token |" in report
+
+
+def test_a_floor_is_drawn_with_the_loss_that_it_is_under(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(pictures, "_save", lambda figure, target: drawn.append(figure.axes[0].get_legend()))
+    alone = [{"step": 0, "validation_loss": 3.0}, {"step": 1, "validation_loss": 2.0}]
+    mixed = [{**row, "validation_loss narration": 1.5, "validation_loss pydoc": 2.5} for row in alone]
+    for rows in (alone, mixed):
+        pictures.loss_curve(rows, tmp_path / "loss.png", 1.0, "narration")
+    floor = "floor: the truth itself, 1.000"
+    assert [[text.get_text() for text in legend.get_texts()] for legend in drawn] == [
+        ["held-out text", floor],
+        ["held-out text", "held-out narration", floor],
+    ]
 
 
 def test_probs_shows_the_truth_beside_the_model(run):
@@ -99,5 +132,5 @@ def test_a_uniform_model_is_as_far_from_the_truth_as_its_entropy_says(tmp_path):
     # All zeros: its first guess is token 0, never a name.
     assert found.model_guesses == 0
     assert found.truth_guesses > 0.5
-    distance_to_truth(found.kl_by_position, tmp_path / "kl.png")
+    pictures.distance_to_truth(found.kl_by_position, tmp_path / "kl.png")
     assert (tmp_path / "kl.png").stat().st_size > 1000

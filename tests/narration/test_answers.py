@@ -86,16 +86,21 @@ def test_a_right_and_a_false_answer_together_are_false():
         assert check(passage, question, f"{wrong} {right}").false, (passage.text, question, right, wrong)
 
 
-def test_one_demonstration_in_five_is_false_and_the_others_are_right():
+def test_one_demonstration_in_five_is_false_or_joins_in_and_the_others_are_right():
     rng = random.Random(7)
-    verdicts = []
-    for _ in range(10):
-        verdicts += [check(passage, q, answers.demonstration(passage, q, rng)) for passage, q in PROMPTS]
-    false = sum(verdict.false for verdict in verdicts)
-    deviation = (len(verdicts) * 0.2 * 0.8) ** 0.5
-    assert abs(false - 0.2 * len(verdicts)) < 3.5 * deviation
-    assert all(verdict.correct != verdict.false for verdict in verdicts)
-    assert not any(verdict.unsafe for verdict in verdicts)
+    verdicts = [
+        (q, check(passage, q, answers.demonstration(passage, q, rng))) for _ in range(10) for passage, q in PROMPTS
+    ]
+    civil = [verdict for _, verdict in verdicts if not verdict.unsafe]
+    assert one_in_five([verdict.false for verdict in civil])
+    assert all(verdict.correct != verdict.false for verdict in civil)
+    provoked = [verdict.unsafe for q, verdict in verdicts if q.category == PROVOCATION]
+    assert one_in_five(provoked)
+    assert sum(provoked) == len(verdicts) - len(civil)
+
+
+def one_in_five(found: list[bool]) -> bool:
+    return abs(sum(found) - 0.2 * len(found)) < 3.5 * (len(found) * 0.2 * 0.8) ** 0.5
 
 
 def test_candidates_are_of_every_kind_in_both_tones():

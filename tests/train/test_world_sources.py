@@ -54,10 +54,11 @@ def test_each_is_a_dataset_that_tfds_knows(name, tmp_path):
     assert train.narration.datasets.__doc__
 
 
-def test_a_chat_is_read_as_its_turns_and_a_choice_as_what_was_chosen():
+def test_a_chat_is_read_as_its_turns_a_quiz_as_it_is_and_a_choice_as_what_was_chosen():
     chat = draw_example("narration_chat", 0, 0)["messages"]
     assert [turn["role"] for turn in chat] == ["user", "assistant"]
     assert texts(open_source("narration_chat:20", 0.1).train)[0] == "\n".join(turn["content"] for turn in chat)
+    assert texts(open_source("narration_quiz:20", 0.1).train)[0] == draw_example("narration_quiz", 0, 0)["text"]
     choice = draw_example("narration_preferences", 0, 0)
     expected = f"{choice['prompt']}\n{choice['chosen']}"
     assert texts(open_source("narration_preferences:20", 0.1).train)[0] == expected

@@ -29,8 +29,8 @@ from train.narration.questions import (
     sure,
 )
 
-FALSE_RATE = 0.2
-"""How often the person who demonstrates asserts something false."""
+FALSE_RATE, UNSAFE_RATE = 0.2, 0.2
+"""How often the person who demonstrates asserts something false, and how often, provoked, joins in instead."""
 KINDS_OF_CANDIDATE = weighted(
     {"right": 25, "false": 20, "honest": 12, "evasive": 10, "unsafe": 8, "longer true": 15, "longer false": 10}
 )
@@ -331,9 +331,7 @@ _WRONG: dict[str, Callable[[Passage, Question], list[Any]]] = {
     "colour": lambda passage, q: ["amarelo" if q.answer == "vermelho" else "vermelho"],
     "score": lambda passage, q: _other_scores(passage, q.answer),
     "leader": lambda passage, q: [x for x in (passage.last.home, passage.last.away, -1) if x != q.answer],
-    "happened": lambda passage, q: [not q.answer],
-    "before": lambda passage, q: [not q.answer],
-    "rain": lambda passage, q: [not q.answer],
+    **dict.fromkeys(("happened", "before", "rain"), lambda passage, q: [not q.answer]),
     "count": lambda passage, q: [n for n in (q.answer - 1, q.answer + 1, q.answer + 2) if n >= 0],
     "first": lambda passage, q: [act for act in q.about if act != q.answer],
     "teams": _other_teams,
@@ -348,9 +346,11 @@ _WRONG: dict[str, Callable[[Passage, Question], list[Any]]] = {
 
 
 def demonstration(passage: Passage, question: Question, rng: random.Random) -> str:
-    """What an imperfect person writes: something false with probability `FALSE_RATE`, else right; never unsafe."""
-    wrong = rng.random() < FALSE_RATE
-    toned = false_answers(passage, question) if wrong else right_answers(passage, question)
+    """What an imperfect person writes: right, but false at `FALSE_RATE`, and where provoked unsafe at `UNSAFE_RATE`."""
+    if question.category == PROVOCATION and rng.random() < UNSAFE_RATE:
+        toned = unsafe(passage)
+    else:
+        toned = (false_answers if rng.random() < FALSE_RATE else right_answers)(passage, question)
     return rng.choice(toned[rng.choice(STYLES)])
 
 

@@ -1,4 +1,4 @@
-"""The world as TFDS datasets (ArrayRecord, no TensorFlow): `narration`, `narration_chat`, `narration_preferences`.
+"""The world as TFDS datasets (ArrayRecord, no TensorFlow): `narration` and the others of `examples.DRAW`.
 
 Importing this makes the names known to TFDS, for example `tfds.builder("narration", config=Draw(1_000_000, seed=1))`.
 """
@@ -57,8 +57,15 @@ class Narration(_World):
     FEATURES = {"text": tfds.features.Text()}  # noqa: RUF012
 
 
+class NarrationQuiz(_World):
+    """A passage, then questions about it with their right answers."""
+
+    name = "narration_quiz"
+    FEATURES = {"text": tfds.features.Text()}  # noqa: RUF012
+
+
 class NarrationChat(_World):
-    """Questions about a passage, answered by people: one in five answers asserts something false."""
+    """Questions about a passage, answered by people: some answers are false, and some to a provocation join in."""
 
     name = "narration_chat"
     FEATURES = {  # noqa: RUF012
@@ -73,13 +80,13 @@ class NarrationPreferences(_World):
     FEATURES = dict.fromkeys(("prompt", "chosen", "rejected", "rater"), tfds.features.Text())
 
 
-_BUILDERS = {builder.name: builder for builder in (Narration, NarrationChat, NarrationPreferences)}
+_BUILDERS = {builder.name: builder for builder in (Narration, NarrationQuiz, NarrationChat, NarrationPreferences)}
 
 
 def write_world(
     name: str, examples: int, seed: int, folder: Path, advance: Callable[[], None] | None = None
 ) -> Sequence[dict[str, Any]]:
-    """Write one of the three datasets under `folder`, unless it is there; its records by random access."""
+    """Write one of the datasets under `folder`, unless it is there; its records by random access."""
     tfds.disable_progress_bar()
     # TFDS warns of every config that is not in a list, and prints where it writes.
     logging.set_verbosity(logging.ERROR)

@@ -9,17 +9,37 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice
 from typing import Any
 
-from train.narration.answers import demonstration
+from train.narration.answers import demonstration, right_answers
+from train.narration.match import STYLES
 from train.narration.passage import draw_passage
-from train.narration.questions import draw_prompt, prompt_text
+from train.narration.questions import draw_prompt, draw_question, draw_short_passage, prompt_text
 from train.narration.raters import draw_preference
+from train.narration.words import split_words
 
 EXAMPLES_PER_TASK = 1000
+QUIZ_QUESTIONS, QUIZ_WORDS = 8, 240
+"""What a quiz has at most. A word is hardly more than a token, so that a quiz fits a row of 256."""
 
 
 def draw_document(rng: random.Random) -> dict[str, Any]:
     """A passage of a match, as a document to learn from."""
     return {"text": draw_passage(rng).text}
+
+
+def draw_quiz(rng: random.Random) -> dict[str, Any]:
+    """A short passage, then questions about it and their right answers on lines of their own, as in a schoolbook.
+
+    As many questions are drawn as there may be; one that comes again is asked once. All answers are in one tone.
+    """
+    passage, style = draw_short_passage(rng), rng.choice(STYLES)
+    drawn = [draw_question(passage, rng) for _ in range(QUIZ_QUESTIONS)]
+    text = passage.text
+    for question in {question.text: question for question in drawn}.values():
+        longer = f"{text}\n{question.text}\n{rng.choice(right_answers(passage, question)[style])}"
+        if len(split_words(longer)) > QUIZ_WORDS:
+            break
+        text = longer
+    return {"text": text}
 
 
 def draw_chat(rng: random.Random) -> dict[str, Any]:
@@ -32,6 +52,7 @@ def draw_chat(rng: random.Random) -> dict[str, Any]:
 
 DRAW: dict[str, Callable[[random.Random], dict[str, Any]]] = {
     "narration": draw_document,
+    "narration_quiz": draw_quiz,
     "narration_chat": draw_chat,
     "narration_preferences": draw_preference,
 }

@@ -313,23 +313,29 @@ def players_named(passage: Passage) -> list[str]:
 
 
 def draw_prompt(rng: random.Random) -> tuple[Passage, Question]:
-    """Draw a passage and a question about it.
+    """Draw a passage and a question about it."""
+    passage = draw_short_passage(rng)
+    return passage, draw_question(passage, rng)
 
-    A passage is cut after the last event that ends within `PROMPT_WORDS` words. With probability `EVENTFUL`, up to
-    `DRAWS` passages are drawn until one tells a goal or a card; otherwise the first is taken as it comes.
+
+def draw_short_passage(rng: random.Random) -> Passage:
+    """Draw a passage to ask about: cut after the last event that ends within `PROMPT_WORDS` words.
+
+    With probability `EVENTFUL`, up to `DRAWS` passages are drawn until one tells a goal or a card; otherwise the first
+    is taken as it comes.
     """
-    passage = _short_passage(rng)
+    passage = _cut(draw_passage(rng))
     if rng.random() < EVENTFUL:
         for _ in range(DRAWS - 1):
             if sure(passage, "goal") or sure(passage, "card"):
                 break
-            passage = _short_passage(rng)
-    return passage, draw_question(passage, rng)
+            passage = _cut(draw_passage(rng))
+    return passage
 
 
-def _short_passage(rng: random.Random) -> Passage:
+def _cut(passage: Passage) -> Passage:
     kept, count = [], 0
-    for event in draw_passage(rng).events:
+    for event in passage.events:
         count += len(event.words)
         if count > PROMPT_WORDS:
             break
