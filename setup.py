@@ -8,6 +8,8 @@ EXTRAS = {
     "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "beartype>=0.20"],
     # Other implementations to compare with. CI installs a CPU build of torch.
     "oracle": ["torch>=2.6", "transformers>=5"],
+    # PPO to measure ours beside: the last TRL that has one, and a transformers that it runs with.
+    "bench": ["torch>=2.6", "transformers==5.15.1", "trl==1.12.0"],
     "tpu": ["jax[tpu]>=0.10"],
     "cuda": ["jax[cuda13]>=0.10"],
     "tensorboard": ["tensorboard>=2.18", "tensorboardX>=2.6.2"],

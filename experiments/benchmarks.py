@@ -1,6 +1,7 @@
 """Measurements of speed, each beside what this machine could do at most, taken in the same run."""
 
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -17,10 +18,16 @@ import jax
 import jax.numpy as jnp
 
 from experiments.config import Experiment
+from experiments.peers import PpoShape, TrlPpo
 from model.attention import init_cache
 from model.decode import decode_step, prefill
+from model.presets import gpt2
 from model.sharding import ShardingRules, make_mesh
+from model.tokenizer import TokenizerConfig, train_tokenizer
 from model.transformer import Transformer, count_parameters
+from rlhf.config import PPOConfig
+from rlhf.ppo import PaddedPrompts, PPOTrainer
+from rlhf.scorer import init_scorer
 from train.batches import Batch
 from train.flops import matmul_parameters, measured_matmul_flops, train_flops_per_token
 from train.loop import check_fits, check_rows_divide, compute_dtype
@@ -172,6 +179,74 @@ def bench_world(documents: int, repeats: int) -> dict[str, Any]:
     }
 
 
+def bench_ppo(shape: PpoShape, repeats: int, peers: bool) -> dict[str, Any]:
+    """PPO episodes a second on random weights, whole iterations; with `peers` in turn with TRL's, A B A B.
+
+    Policy, reference, critic and reward model are networks of their own, as the peer's are.
+    """
+    ours = _ppo_iterations(shape)
+    ours(2)
+    if not peers:
+        return {"episodes_per_second": Spread.of([ours(PPO_UPDATES) for _ in range(repeats)]).median}
+    theirs = TrlPpo(shape)
+    theirs.warm_up()
+    turns = [(ours(PPO_UPDATES), theirs.episodes_per_second(PPO_UPDATES)) for _ in range(repeats)]
+    mine, other = (Spread.of([turn[side] for turn in turns]) for side in (0, 1))
+    ratio = Spread.of([a / b for a, b in turns])
+    return {
+        "episodes_per_second": mine.median,
+        "peer_episodes_per_second": other.median,
+        "ratio": ratio.median,
+        "ratio_least": ratio.least,
+        "ratio_most": ratio.most,
+        "peer": theirs.versions,
+    }
+
+
+def _ppo_iterations(shape: PpoShape) -> Callable[[int], float]:
+    """Runs so many iterations of ours, and returns episodes a second."""
+    config = gpt2(shape.layers, shape.width, shape.heads, context_length=shape.prompt_length + shape.response_length)
+    model = Transformer(replace(config, vocab_size=shape.vocabulary), dtype=compute_dtype("auto"))
+    keys = iter(jax.random.split(jax.random.key(0), 5))
+    make = jax.jit(lambda key: nn.unbox(model.init(key, jnp.zeros((1, 1), jnp.int32)))["params"])
+    policy, reference, trunk = make(next(keys)), make(next(keys)), make(next(keys))
+    rng = random.Random(0)
+    lengths = [shape.prompt_length, *(rng.randint(1, shape.prompt_length) for _ in range(8 * shape.batch - 1))]
+    rows = [[rng.randrange(shape.vocabulary) for _ in range(length)] for length in lengths]
+    learning = PPOConfig(
+        steps=1_000_000,
+        batch_size=shape.batch,
+        epochs=shape.epochs,
+        minibatches=shape.minibatches,
+        max_tokens=shape.response_length,
+        ptx_coefficient=0.0,
+    )
+    # Nothing stops a response, so every one is whole.
+    trainer = PPOTrainer(
+        model,
+        learning,
+        PaddedPrompts(rows, shape.batch, seed=0),
+        reference,
+        init_scorer(next(keys), trunk, shape.width),
+        train_tokenizer(TokenizerConfig(kind="char"), []),
+        stop=(),
+        seed=0,
+    )
+    state, number = trainer.initial(policy, init_scorer(next(keys), trunk, shape.width)), 0
+
+    def run(updates: int) -> float:
+        nonlocal state, number
+        start = time.perf_counter()
+        for _ in range(updates):
+            number += 1
+            state = trainer.take_step(state, number).state
+        jax.block_until_ready(state)
+        return updates * shape.batch / (time.perf_counter() - start)
+
+    return run
+
+
+PPO_UPDATES = 5
 STARTUPS = {
     "python": ["-c", "pass"],
     "narrador --help": ["-m", "experiments.cli", "--help"],

@@ -11,6 +11,7 @@ COMMANDS = {
     "probs": "what a trained model expects after a text",
     "sample": "let a trained model continue a text",
     "rate": "choose between two answers, and keep the choices",
+    "compare": "which of two models answers better, and how",
     "chat": "talk to a trained model, and look behind its answers",
     "neighbours": "tokens whose embeddings lie nearest to a word's",
     "config": "list, show and compare experiment configs",

@@ -11,7 +11,7 @@ import yaml
 from model.config import MeshConfig, ModelConfig
 from model.errors import UserError, unknown
 from model.tokenizer import TokenizerConfig
-from rlhf.config import RewardConfig
+from rlhf.config import PPOConfig, RewardConfig
 from train.config import DataConfig, SftConfig, TrainConfig
 from train.mapping import from_mapping, to_mapping
 
@@ -26,7 +26,10 @@ class Experiment:
     train: TrainConfig = field(default_factory=TrainConfig)
     sft: SftConfig = field(default_factory=SftConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    stages: tuple[str, ...] = ("pretrain",)
+    """What a run does, one after the other: pretrain, sft, reward, ppo."""
 
     def check(self) -> None:
         """What no part can check alone.

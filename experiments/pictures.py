@@ -58,6 +58,21 @@ def throughput(rows: Rows, target: Path) -> None:
     _save(figure, target)
 
 
+def rewards(rows: Rows, target: Path) -> None:
+    """The reward model's score by iteration, the gold reward where it is known, and the KL from where PPO began."""
+    figure, axes = _axes("iteration", "reward")
+    steps = [row["step"] for row in rows]
+    axes.plot(steps, [row["reward"] for row in rows], color=BLUE, linewidth=1, label="reward model")
+    if "gold_reward" in rows[0]:
+        axes.plot(steps, [row["gold_reward"] for row in rows], color=ORANGE, linewidth=1, label="gold")
+    axes.legend(frameon=False, loc="upper left")
+    right = axes.twinx()
+    right.plot(steps, [row["kl"] for row in rows], color=GREY, linewidth=1, linestyle=":")
+    right.set_ylabel("KL, nats an answer (dotted)")
+    right.spines[["top"]].set_visible(False)
+    _save(figure, target)
+
+
 def expectation_bars(table: Mapping[str, Any], target: Path) -> None:
     """The likeliest next tokens as horizontal bars, likeliest on top; the truth, where known, as a mark on each."""
     figure, axes = _axes("probability", "")

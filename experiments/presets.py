@@ -8,36 +8,44 @@ from model.presets import PRESETS, small
 from model.tokenizer import TokenizerConfig
 from train.config import ChatConfig, DataConfig, SftConfig, TrainConfig
 
-# The narrator's world: the text whose true probabilities are known, so that the loss has a floor.
+# The narrator's world: passages whose true probabilities are known, so that the loss has a floor, and a schoolbook of
+# questions about such passages, from which a model of this size learns to read at all.
 NARRATOR = Experiment(
-    model=small(depth=3),
+    model=replace(small(depth=4), width=128, heads=2, mlp_width=352, rope_theta=500.0),
     tokenizer=TokenizerConfig(vocab_size=2048),
-    data=DataConfig(sources=("narration:30000",), sequence_length=256, validation_fraction=0.02),
+    data=DataConfig(
+        sources=("narration:30000", "narration_quiz:30000"),
+        weights=(0.4, 0.6),
+        sequence_length=256,
+        validation_fraction=0.02,
+    ),
     train=TrainConfig(
-        steps=1000,
-        batch_size=4,
+        steps=1500,
+        batch_size=8,
         optimizer="muon",
-        learning_rate=3e-3,
+        learning_rate=6e-3,
+        muon_learning_rate=0.04,
         final_learning_rate=0.0,
-        eval_every=250,
+        eval_every=500,
         checkpoint_every=250,
-        sample_every=250,
+        sample_every=500,
         sample_prompt="O céu está",
     ),
     sft=SftConfig(
         data=ChatConfig(sources=("narration_chat:10000",)),
         train=TrainConfig(
-            steps=400,
-            batch_size=4,
+            steps=300,
+            batch_size=8,
             optimizer="muon",
             learning_rate=1e-3,
             muon_learning_rate=0.01,
             final_learning_rate=0.0,
-            eval_every=200,
-            checkpoint_every=200,
+            eval_every=150,
+            checkpoint_every=150,
             sample_every=100,
         ),
     ),
+    stages=("pretrain", "sft", "reward", "ppo"),
 )
 
 TINY = Experiment(

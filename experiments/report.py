@@ -55,6 +55,7 @@ def write_report(run: RunDirectory) -> Path:
             *_against_truth(trained, told, config["data"]["validation_fraction"], folder),
             *_fine_tuning(run, folder),
             *_choices(run),
+            *_pleasing(run, folder),
             "## Speed\n\nCompilation, evaluation, samples and checkpoints are left out.\n\n"
             "![tokens per second by step](pictures/throughput.png)",
             "## How it was made\n\n" + _provenance(run),
@@ -135,6 +136,34 @@ def _choices(run: RunDirectory) -> list[str]:
     if "ceiling" in result:
         rows["at best possible"] = f"{result['ceiling']:.1%}, since raters differ and are not named"
     return ["## What people choose\n\n" + _table(["reward model", ""], [[*row] for row in rows.items()])]
+
+
+def _pleasing(run: RunDirectory, folder: Path) -> list[str]:
+    """What the stage `ppo` came to, where it is complete."""
+    stage = run.stage("ppo")
+    result = stage.result
+    if result is None:
+        return []
+    metrics = stage.rows("metrics")
+    pictures.rewards(metrics, folder / "ppo.png")
+    rows = {"reward model's score": f"{metrics[0]['reward']:.2f} at first, {result['reward']:.2f} at last"}
+    if "gold_reward" in result:
+        rows["gold reward"] = f"{metrics[0]['gold_reward']:.2f} at first, {result['gold_reward']:.2f} at last"
+    rows |= {
+        "KL from the fine-tuned model": f"{result['kl']:.2f} nats an answer",
+        "answers that stop by themselves": f"{result['stop_rate']:.1%}",
+        "bits per byte on the base text": f"{result['base_bits_per_byte_before']:.4f} before, "
+        f"{result['base_bits_per_byte']:.4f} after",
+        "time": f"{result['seconds']:,.0f} s for {result['steps']:,} iterations",
+    }
+    shown = [episode for row in stage.rows("samples")[-1:] for episode in row["episodes"]]
+    answers = [[_code(episode["prompt"]), _code(episode["text"])] for episode in shown]
+    return [
+        "## Learning to please\n\nPPO against the reward model. At first is one iteration, at last the mean of "
+        "the last ones.\n\n" + _table(["PPO", ""], [[*row] for row in rows.items()]),
+        "![rewards and KL by iteration](pictures/ppo.png)",
+        _table(["asked", "answered at last"], answers),
+    ]
 
 
 def _samples(rows: list[dict[str, Any]]) -> str:

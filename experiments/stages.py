@@ -4,8 +4,12 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.config import Experiment
 from experiments.machine import session
@@ -16,16 +20,23 @@ from model.errors import UserError
 from model.sharding import ShardingRules, make_mesh
 from model.tokenizer import Tokenizer, TokenizerConfig
 from model.transformer import Transformer
+from rlhf.ppo import PaddedPrompts, PPOTrainer, encode_prompts
 from rlhf.preferences import PromptGroup, open_preferences
+from rlhf.prompts import open_prompts
 from rlhf.reward import Comparer, RewardTrainer, evaluate_reward
+from rlhf.scorer import load_scorer
 from rlhf.stage import run_stage
 from serve.store import open_stored_preferences
 from train.batches import PackedRows, check_long_enough, training_batches, validation_batches
 from train.chats import open_chats
 from train.corpus import TokenStream, tokenize, tokenize_chats, train_tokenizer_once
-from train.evaluation import bits_per_byte
+from train.evaluation import bits_per_byte, evaluate
+from train.files import hash_text
 from train.loop import StopRequest, Workbench, check_rows_divide, compute_dtype, fit
-from train.narration.raters import ceiling, draw_pair
+from train.narration.checker import check
+from train.narration.questions import draw_prompt
+from train.narration.raters import ceiling, draw_pair, gold_reward
+from train.objective import next_token_loss
 from train.run_directory import RunDirectory, write_atomically
 from train.sources import Documents, open_source
 from train.trained import load
@@ -159,8 +170,82 @@ def reward(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict
     return result
 
 
+def ppo(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
+    """Learn to please the reward model and stay near the fine-tuned one, by PPO; on one device."""
+    stage, config, seed = run.stage("ppo"), experiment.ppo, experiment.train.seed
+    if stage.result is not None:
+        return stage.result
+    asked = open_prompts(config.prompts)
+    sources = [open_source(spec, experiment.data.validation_fraction) for spec in experiment.data.sources]
+    keys = {source.spec: source.key for source in sources}
+    run.claim_data({f"ppo {config.prompts}": hash_text(str(asked)), **keys})
+    run.add_session(session())
+    before = load(run, "sft")
+    tokenizer, template, model = before.tokenizer, before.template, before.model
+    scorer = load_scorer(run, model)
+    room = model.config.context_length - config.max_tokens
+    length = experiment.data.sequence_length
+    texts = None
+    if config.ptx_coefficient:
+        rows = [PackedRows(tokenize(source, "train", tokenizer), length) for source in sources]
+        texts = training_batches(rows, experiment.data.weights, config.ptx_rows, seed + 1)
+    trainer = PPOTrainer(
+        model,
+        config,
+        PaddedPrompts(encode_prompts(asked, tokenizer, template, room), config.batch_size, seed),
+        before.params,
+        scorer,
+        tokenizer,
+        (template.stop_token(tokenizer), tokenizer.document_end),
+        seed,
+        texts,
+        _gold(config.prompts),
+    )
+    first = trainer.initial(before.params, scorer)
+    state, seconds = run_stage("PPO", stage, first, config.steps, trainer.take_step, stop, config.checkpoint_every)
+    held_out = {
+        source.spec: validation_batches(PackedRows(tokenize(source, "validation", tokenizer), length), HELD_OUT_ROWS)
+        for source in sources
+    }
+    loss_of, place = jax.jit(partial(next_token_loss, model)), jax.tree.leaves(before.params)[0].sharding.mesh
+    whole = NamedSharding(place, PartitionSpec())
+    kept = [
+        evaluate(loss_of, params, held_out, whole, tokenizer.byte_lengths, limit=HELD_OUT_BATCHES)
+        for params in (before.params, state.params)
+    ]
+    last = stage.rows("metrics")[-AVERAGED:]
+    watched = [name for name in ("reward", "gold_reward", "kl", "stop_rate") if name in last[-1]]
+    averages: dict[str, Any] = {name: sum(row[name] for row in last) / len(last) for name in watched}
+    result: dict[str, Any] = {
+        "stage": "ppo",
+        "steps": config.steps,
+        "seconds": round(seconds, 3),
+        **averages,
+        "base_bits_per_byte_before": kept[0]["validation_bits_per_byte"],
+        "base_bits_per_byte": kept[1]["validation_bits_per_byte"],
+    }
+    stage.complete(result)
+    return result
+
+
+def _gold(prompts: str) -> Callable[[int, str], float] | None:
+    """The gold reward of an answer to prompt i of a source, where it is the narrator's world that asks."""
+    kind, *numbers = prompts.split(":")
+    if kind != "narration_chat":
+        return None
+    seed = int(numbers[1]) if len(numbers) > 1 else 0
+
+    def gold(index: int, answer: str) -> float:
+        # As the example was drawn: its prompt comes first.
+        return gold_reward(check(*draw_prompt(random.Random(f"{kind} {seed} {index}")), answer))
+
+    return gold
+
+
 Stage = Callable[[Experiment, RunDirectory, StopRequest], dict[str, Any]]
-STAGES: dict[str, Stage] = {"pretrain": pretrain, "sft": sft, "reward": reward}
+STAGES: dict[str, Stage] = {"pretrain": pretrain, "sft": sft, "reward": reward, "ppo": ppo}
+HELD_OUT_ROWS, HELD_OUT_BATCHES = 8, 20  # of pre-training text, on which PPO should not get worse
+AVERAGED = 10  # last iterations that PPO's result is the mean of
 
 
 def _template_beside(config: TokenizerConfig) -> ChatTemplate | None:

@@ -1,5 +1,6 @@
 """A transformer with a scalar head: the reward model, and the critic that starts from it."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from model.transformer import Transformer
+from train.checkpoint import Checkpoints
+from train.run_directory import RunDirectory
+from train.trained import abstract_params
 
 AnyArray = Array | np.ndarray
 
@@ -45,3 +49,22 @@ def normalized(params: Scorer, scores: Float[np.ndarray, "N K"]) -> Scorer:
     """The same scorer on the scale where `scores`, its own of reference answers, have mean 0 and std 1 by head."""
     mean, std = scores.mean(axis=0), np.maximum(scores.std(axis=0), 1e-6)
     return params._replace(kernel=params.kernel / std, bias=(params.bias - mean) / std)
+
+
+def load_scorer(run: RunDirectory, model: Transformer) -> Scorer:
+    """The reward model that a run has learned.
+
+    Raises:
+        UserError: it has none yet, or its checkpoint cannot be read.
+    """
+    trunk, config = abstract_params(model), model.config
+    make = partial(init_scorer, width=config.width, heads=run.config()["reward"]["heads"])
+    shapes = jax.eval_shape(make, jax.random.key(0), trunk)
+    place = jax.tree.leaves(trunk)[0].sharding.mesh
+    whole = jax.sharding.NamedSharding(place, jax.sharding.PartitionSpec())
+    heads = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes._replace(trunk=None))
+    checkpoints = Checkpoints(run.stage("reward").checkpoints)
+    try:
+        return checkpoints.restore_params(heads._replace(trunk=trunk))[0]
+    finally:
+        checkpoints.close()

@@ -20,7 +20,7 @@ import yaml
 from model.errors import UserError
 from train.mapping import differences
 
-STAGE_NAMES = ("pretrain", "sft", "reward")  # each begins with what the one before it came to
+STAGE_NAMES = ("pretrain", "sft", "reward", "ppo")  # each begins with what the one before it came to
 
 
 class StageDirectory:

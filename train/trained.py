@@ -19,7 +19,7 @@ from train.mapping import from_mapping
 from train.run_directory import RunDirectory
 
 RUNS = Path("runs")
-LANGUAGE_STAGES = ("pretrain", "sft")  # the others hold no model that continues text
+LANGUAGE_STAGES = ("pretrain", "sft", "ppo")  # the other holds no model that continues text
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def load(run: RunDirectory, stage: str | None = None) -> Trained:
     model = Transformer(replace(config, remat="none"))  # asking has no backward pass
     checkpoints = Checkpoints(run.stage(stage).checkpoints)
     try:
-        params, meta = checkpoints.restore_params(_abstract_params(model))
+        params, meta = checkpoints.restore_params(abstract_params(model))
     finally:
         checkpoints.close()
     path = run.chat_template_path
@@ -76,7 +76,7 @@ def load(run: RunDirectory, stage: str | None = None) -> Trained:
     return Trained(run, stage, meta["step"], model, params, tokenizer, template)
 
 
-def _abstract_params(model: Transformer) -> Any:
+def abstract_params(model: Transformer) -> Any:
     """Shapes and places of the parameters on one device."""
     boxed = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     mesh, shapes = make_mesh(MeshConfig(), jax.devices()[:1]), nn.unbox(boxed)

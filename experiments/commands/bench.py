@@ -1,4 +1,4 @@
-"""`narrador bench train|decode|world|startup`: speed on this machine, beside its own ceilings."""
+"""`narrador bench train|decode|ppo|world|startup`: speed on this machine, beside its own ceilings."""
 
 import json
 from collections.abc import Sequence
@@ -39,6 +39,18 @@ class Decode:
 
 
 @dataclass(frozen=True)
+class Ppo:
+    """Episodes of PPO a second on a tiny GPT-2 with random weights: rollout, scores, four epochs."""
+
+    peers: bool = False
+    """Measure TRL's PPOTrainer too, in turn with ours (extra `bench`)."""
+    repeats: int = 5
+    """Turns measured, of five iterations each."""
+    json: bool = False
+    """Print one JSON object on the last line of stdout."""
+
+
+@dataclass(frozen=True)
 class World:
     """Documents of the narrator's world: drawing and writing them, and knowing the truth about them."""
 
@@ -60,20 +72,20 @@ class Startup:
     """Print one JSON object on the last line of stdout."""
 
 
-VERBS = {"train": Train, "decode": Decode, "world": World, "startup": Startup}
+VERBS = {"train": Train, "decode": Decode, "ppo": Ppo, "world": World, "startup": Startup}
 
 
 def main(argv: Sequence[str]) -> None:
     """Parse, measure, show."""
     if not argv or argv[0] in ("-h", "--help"):
-        print("usage: narrador bench train [NAMES ...] | decode [NAME] | world | startup")
+        print("usage: narrador bench train [NAMES ...] | decode [NAME] | ppo | world | startup")
         return
     if argv[0] not in VERBS:
         raise unknown("benchmark", argv[0], VERBS)
     arguments: Any = tyro.cli(VERBS[argv[0]], prog=f"narrador bench {argv[0]}", args=list(argv[1:]))
     if arguments.repeats < 1:
         raise UserError(f"--repeats {arguments.repeats} must be at least 1.")
-    measure: Any = {"train": _train, "decode": _decode, "world": _world, "startup": _startup}[argv[0]]
+    measure: Any = {"train": _train, "decode": _decode, "ppo": _ppo, "world": _world, "startup": _startup}[argv[0]]
     found = measure(arguments)
     if arguments.json:
         print(json.dumps(found))
@@ -128,6 +140,26 @@ def _decode(arguments: Decode) -> dict[str, Any]:
                 f"({row['memory_bytes_per_second'] / 1e9:,.1f} GB/s)"
             )
     return {"name": arguments.name, "batches": found}
+
+
+def _ppo(arguments: Ppo) -> dict[str, Any]:
+    from experiments.machine import prepare_jax
+    from experiments.peers import PpoShape
+
+    prepare_jax()
+    from experiments.benchmarks import bench_ppo
+
+    found = bench_ppo(PpoShape(), arguments.repeats, arguments.peers)
+    if not arguments.json:
+        print(f"PPO: {found['episodes_per_second']:,.1f} episodes/s", end="")
+        if arguments.peers:
+            print(
+                f"; TRL {found['peer']['trl']}: {found['peer_episodes_per_second']:,.1f}; "
+                f"{found['ratio']:.2f} times ({found['ratio_least']:.2f} to {found['ratio_most']:.2f})",
+                end="",
+            )
+        print()
+    return found
 
 
 def _world(arguments: World) -> dict[str, Any]:

@@ -21,8 +21,9 @@ class Arguments:
     """Train an experiment, or go on with it where it stopped."""
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
-    stages: str = "pretrain"
-    """What to do, one after the other, by commas: pretrain, sft, reward. A stage that is complete is not repeated."""
+    stages: str | None = None
+    """What to do this time, by commas: pretrain, sft, reward, ppo. None: all stages of the experiment. A stage that is
+    complete is not repeated."""
     run_dir: Path | None = None
     """The run's folder. None: runs/NAME."""
     json: bool = False
@@ -46,7 +47,8 @@ def main(argv: Sequence[str]) -> int:
     )
     experiment = arguments.experiment
     experiment.check()
-    stages = [stage.strip() for stage in arguments.stages.split(",")]
+    named = experiment.stages if arguments.stages is None else arguments.stages.split(",")
+    stages = [stage.strip() for stage in named]
     # Naming a run goes on with it where it is.
     directory = arguments.run_dir or (Path(argv[0]) if Path(argv[0]).is_dir() else Path("runs") / name)
 
@@ -80,6 +82,12 @@ def main(argv: Sequence[str]) -> int:
         if stage == "reward":
             best = f"; at best {result['ceiling']:.1%} are possible" if "ceiling" in result else ""
             print(f"reward: right on {result['accuracy']:.1%} of {result['pairs']:,} held-out choices{best}.")
+            continue
+        if stage == "ppo":
+            gold = f", gold reward {result['gold_reward']:.2f}" if "gold_reward" in result else ""
+            print(f"ppo: reward {result['reward']:.2f}{gold}, KL {result['kl']:.2f} nats an answer;", end=" ")
+            kept = (result["base_bits_per_byte_before"], result["base_bits_per_byte"])
+            print("base text {:.4f} -> {:.4f} bits per byte.".format(*kept))
             continue
         print(f"{stage}: validation loss {result['validation_loss']:.4f} nats per token, ", end="")
         print(f"{result['validation_bits_per_byte']:.3f} bits per byte.", end=" ")

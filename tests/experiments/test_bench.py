@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from experiments import cli
-from experiments.benchmarks import bench_train
+from experiments.benchmarks import bench_ppo, bench_train
+from experiments.peers import PpoShape
 from experiments.presets import TINY
 from model.errors import UserError
 from tests.experiments.narrador import write_small
@@ -52,3 +53,8 @@ def test_what_does_not_fit_is_refused(capsys):
     odd = replace(TINY, train=replace(TINY.train, batch_size=3))
     with pytest.raises(UserError, match="cannot be split over"):
         bench_train(odd, vocab_size=300, repeats=1)
+
+
+def test_ppo_counts_whole_iterations():
+    shape = PpoShape(1, 16, 2, vocabulary=40, prompt_length=4, response_length=4, batch=4, minibatches=2, epochs=1)
+    assert bench_ppo(shape, repeats=1, peers=False)["episodes_per_second"] > 0

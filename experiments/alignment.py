@@ -1,0 +1,186 @@
+"""Two models held against each other on questions about passages: whose answers are better, and in which ways.
+
+An answer is judged by the gold reward, which knows the truth of the passage; a comparison is one prompt, answered by
+both. Rates are None where no prompt is of the kind that they are about.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from operator import itemgetter
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from model.chat import Message
+from model.errors import UserError
+from rlhf.rollout import Rollout, generate, response_log_probs
+from train.narration.checker import Verdict
+from train.narration.match import CONTAINED
+from train.narration.questions import ANSWERABLE, PROVOCATION, UNANSWERABLE, Question
+from train.narration.raters import gold_reward
+from train.progress import bar
+from train.trained import Trained
+
+BATCH = 50
+Z = 1.959964  # 97.5% of a normal distribution lies below
+RIDGE = 0.1
+NEWTON_STEPS = 25
+Pairs = Float[np.ndarray, "N"]
+
+
+class Answers(NamedTuple):
+    """What a model said to each prompt."""
+
+    texts: list[str]
+    rollout: Rollout
+    """The same as tokens: a row for each prompt."""
+
+
+def encode_prompts(trained: Trained, prompts: Sequence[str], max_tokens: int) -> list[list[int]]:
+    """What the model reads before it answers each prompt.
+
+    Raises:
+        UserError: a stage that knows no turns, or a prompt that leaves no room for `max_tokens`.
+    """
+    name = f"{trained.run.path}:{trained.stage}"
+    if trained.stage == "pretrain":
+        raise UserError(f"{name!r} has not learned to take turns; name a later stage, such as sft.")
+    tokenizer, template = trained.tokenizer, trained.template
+    chats = [template.encode(tokenizer, [Message("user", prompt)], answer=True).tokens for prompt in prompts]
+    rows = [[tokenizer.document_end, *chat] for chat in chats]
+    longest, context = max(map(len, rows)), trained.model.config.context_length
+    if longest + max_tokens > context:
+        raise UserError(
+            f"{name!r} has a context of {context} tokens; the longest prompt takes {longest}, and the answer up to "
+            f"{max_tokens} (--tokens)."
+        )
+    return rows
+
+
+def draw_answers(
+    trained: Trained, prompts: Sequence[str], temperature: float, max_tokens: int, seed: int, name: str = "the model"
+) -> Answers:
+    """Draw an answer to each prompt, through the model's chat template.
+
+    Args:
+        temperature: above 0; it divides the logits.
+        max_tokens: where an answer is cut that has not ended by then.
+        name: of whom the progress bar tells.
+
+    Raises:
+        UserError: as `encode_prompts`.
+    """
+    tokenizer, rows = trained.tokenizer, encode_prompts(trained, prompts, max_tokens)
+    width = max(map(len, rows))
+    tokens = np.full((len(rows), width), tokenizer.padding, np.int32)
+    for index, row in enumerate(rows):
+        tokens[index, : len(row)] = row
+    lengths = np.array([len(row) for row in rows], np.int32)
+    ends = tuple(sorted({trained.template.stop_token(tokenizer), tokenizer.document_end}))
+    key, parts = jax.random.key(seed), []
+    with bar(f"answers of {name}", len(rows)) as advance:
+        for number, which in enumerate(_batches(len(rows))):
+            own = jax.random.fold_in(key, number)
+            heat = np.full(len(which), temperature, np.float32)
+            parts.append(
+                jax.device_get(
+                    generate(trained.model, trained.params, own, tokens[which], lengths[which], heat, max_tokens, ends)
+                )
+            )
+            advance(min(len(which), len(rows) - number * len(which)))
+    rollout = jax.tree.map(lambda *fields: np.concatenate(fields)[: len(rows)], *parts)
+    said = zip(np.asarray(rollout.responses()), rollout.response_lengths, strict=True)
+    texts = [tokenizer.decode(token for token in row[:length].tolist() if token not in ends) for row, length in said]
+    return Answers([text.strip() for text in texts], rollout)
+
+
+def divergence(answers: Answers, of: Trained, other: Trained) -> float | None:
+    """KL(of || other) in nats per answer, estimated on answers of the first at the temperature they were drawn at.
+
+    None where the two do not read and write the same tokens, so that an answer is not one event of both.
+    """
+    if (of.tokenizer.to_json(), of.template, of.model.config.vocab_size) != (
+        other.tokenizer.to_json(),
+        other.template,
+        other.model.config.vocab_size,
+    ):
+        return None
+    log_probs = jax.jit(partial(response_log_probs, other.model))
+    parts = []
+    for which in _batches(len(answers.texts)):
+        part: Rollout = jax.tree.map(itemgetter(which), answers.rollout)
+        ratios = part.log_probs - log_probs(other.params, part)[0]
+        parts.append(np.asarray(jnp.where(part.mask, ratios, 0).sum(axis=1)))
+    found = float(np.concatenate(parts)[: len(answers.texts)].astype(np.float64).mean())
+    return found if np.isfinite(found) else None
+
+
+def outcomes(a: Sequence[float], b: Sequence[float]) -> Pairs:
+    """1 where the reward of a is the higher one, 0 where it is the lower, 1/2 where there is nothing between them."""
+    return (1 + np.sign(np.round(np.subtract(a, b), 9))) / 2  # sums of the same terms may differ in their last bits
+
+
+def win_rate(a: Sequence[float], b: Sequence[float]) -> float:
+    """The share of prompts on which a has the higher reward; a tie counts half."""
+    return float(outcomes(a, b).mean())
+
+
+def win_rate_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
+    """95% interval of the win rate, by Agresti and Min (2005).
+
+    Wald's on the pairs, with half a win, half a loss and a tie added to either side of it. Ties narrow it as they
+    should (Wilson's would take each for a coin toss), and unlike a bootstrap's it has a width where all pairs agree.
+    """
+    padded = np.concatenate([outcomes(a, b), [0.0, 0.5, 0.5, 1.0]])
+    weights = np.concatenate([np.ones(len(a)), np.full(4, 0.5)])
+    mean = np.average(padded, weights=weights)
+    half = Z * np.sqrt(np.average((padded - mean) ** 2, weights=weights) / weights.sum())
+    return float(max(0.0, mean - half)), float(min(1.0, mean + half))
+
+
+def length_controlled_win_rate(outcome: Pairs, longer: Sequence[float]) -> float:
+    """The win rate that would be, were both answers equally long (the idea of AlpacaEval 2; Dubois et al. 2024).
+
+    A logistic regression of the outcome on how much longer a's answer is: the probability at a difference of zero. A
+    slight ridge keeps it finite where all pairs agree, or lengths tell them apart.
+    """
+    difference = np.asarray(longer, np.float64)
+    x = np.stack([np.ones(len(difference)), difference / (difference.std() or 1.0)], axis=1)
+    weights = np.zeros(2)
+    for _ in range(NEWTON_STEPS):
+        p = 1 / (1 + np.exp(-x @ weights))
+        hessian = (x * (p * (1 - p))[:, None]).T @ x + RIDGE * np.eye(2)
+        weights = weights + np.linalg.solve(hessian, x.T @ (outcome - p) - RIDGE * weights)
+    return float(1 / (1 + np.exp(-weights[0])))
+
+
+def rates(verdicts: Sequence[Verdict], questions: Sequence[Question]) -> dict[str, float | None]:
+    """What a model's answers are like, by name."""
+    of: dict[str, list[Verdict]] = {ANSWERABLE: [], UNANSWERABLE: [], PROVOCATION: []}
+    for verdict, question in zip(verdicts, questions, strict=True):
+        of[question.category].append(verdict)
+    return {
+        "gold_reward": _mean(map(gold_reward, verdicts)),
+        "hallucination_rate": _mean(verdict.false for verdict in verdicts),
+        "correct_rate": _mean(verdict.correct for verdict in of[ANSWERABLE]),
+        "refusal_rate": _mean(verdict.declines for verdict in of[ANSWERABLE]),
+        "abstention_rate": _mean(verdict.correct for verdict in of[UNANSWERABLE]),
+        "unsafe_rate": _mean(verdict.unsafe for verdict in of[PROVOCATION]),
+        "contained_rate": _mean(verdict.tone == CONTAINED for verdict in verdicts),
+        "words": _mean(verdict.words for verdict in verdicts),
+    }
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return float(np.mean(found)) if found else None
+
+
+def _batches(count: int) -> Iterator[np.ndarray]:
+    """Indices of rows, always as many, so that one compiled program serves all; the last ones begin again at 0."""
+    size = min(BATCH, count)
+    for start in range(0, count, size):
+        yield np.arange(start, start + size) % count

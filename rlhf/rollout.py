@@ -1,0 +1,142 @@
+"""Answers drawn from a policy, many at once and in one compiled program; and their log-probabilities under any model.
+
+Letters: B episodes, P longest prompt, R longest response, S = P + R, V vocabulary.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from model.attention import KVCache, init_cache
+from model.decode import decode_step, prefill
+from model.layers import wide
+from model.transformer import Transformer, logits
+
+AnyArray = Array | np.ndarray
+
+
+class Rollout(NamedTuple):
+    """Each row is a prompt, its response right after it, and padding. Lengths tell them apart, never a token's id."""
+
+    tokens: Int[AnyArray, "B S"]
+    prompt_lengths: Int[AnyArray, "B"]
+    response_lengths: Int[Array, "B"]
+    """The token that stops a response counts as one of it."""
+    temperature: Float[AnyArray, "B"]
+    log_probs: Float[Array, "B R"]
+    """Of each token of the response, under the distribution that it was drawn from; 0 on padding."""
+
+    @property
+    def mask(self) -> Bool[Array, "B R"]:
+        """Which places of the response hold real tokens."""
+        return jnp.arange(self.log_probs.shape[1]) < self.response_lengths[:, None]
+
+    @property
+    def lengths(self) -> Int[AnyArray, "B"]:
+        """Real tokens of each row."""
+        return self.prompt_lengths + self.response_lengths
+
+    def responses(self) -> Int[Array, "B R"]:
+        """The response tokens, padding included."""
+        places = self.prompt_lengths[:, None] + np.arange(self.log_probs.shape[1])
+        return jnp.take_along_axis(jnp.asarray(self.tokens), places, axis=1)
+
+
+@partial(jax.jit, static_argnames=("model", "max_tokens", "stop"))
+def generate(
+    model: Transformer,
+    params: Any,
+    key: PRNGKeyArray,
+    prompts: Int[AnyArray, "B P"],
+    lengths: Int[AnyArray, "B"],
+    temperature: Float[AnyArray, "B"],
+    max_tokens: int,
+    stop: tuple[int, ...],
+) -> Rollout:
+    """Draw one response to each prompt.
+
+    Args:
+        prompts: padded on the right to one width; `lengths` are the real ones.
+        temperature: above 0, of each episode; it divides the logits, also in `log_probs`.
+        max_tokens: R, where a response ends that has not stopped by then.
+        stop: tokens that end a response.
+    """
+    batch, width = prompts.shape
+    prompts, lengths = jnp.asarray(prompts), jnp.asarray(lengths)
+    temperature = jnp.asarray(temperature)
+    cache = init_cache(model.config, batch, width + max_tokens, model.dtype)
+    scores, cache = prefill(model, params, prompts, lengths, cache)
+
+    def choose(scores: Float[Array, "B V"], index: Int[Array, ""]) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
+        tempered = _tempered(scores, temperature[:, None])
+        token = jax.random.categorical(jax.random.fold_in(key, index), tempered)
+        return token, _log_prob(tempered, token)
+
+    def ends(token: Int[Array, "B"]) -> Bool[Array, "B"]:
+        return jnp.isin(token, jnp.asarray(stop, token.dtype))
+
+    token, log_prob = choose(scores, jnp.zeros((), jnp.int32))
+    responses = jnp.zeros((batch, max_tokens), prompts.dtype).at[:, 0].set(token)
+    log_probs = jnp.zeros((batch, max_tokens), log_prob.dtype).at[:, 0].set(log_prob)
+
+    class Carry(NamedTuple):
+        step: Array
+        token: Array
+        open: Array
+        lengths: Array
+        responses: Array
+        log_probs: Array
+        cache: KVCache
+
+    def unfinished(carry: Carry) -> Bool[Array, ""]:
+        return (carry.step < max_tokens) & jnp.any(carry.open)
+
+    def append(carry: Carry) -> Carry:
+        scores, cache = decode_step(model, params, carry.token, lengths + carry.step - 1, carry.cache)
+        token, log_prob = choose(scores, carry.step)
+        return Carry(
+            carry.step + 1,
+            token,
+            carry.open & ~ends(token),
+            carry.lengths + carry.open,
+            carry.responses.at[:, carry.step].set(jnp.where(carry.open, token, 0)),
+            carry.log_probs.at[:, carry.step].set(jnp.where(carry.open, log_prob, 0)),
+            cache,
+        )
+
+    start = Carry(jnp.ones((), jnp.int32), token, ~ends(token), jnp.ones_like(lengths), responses, log_probs, cache)
+    done = jax.lax.while_loop(unfinished, append, start)
+    tokens = jnp.pad(prompts, ((0, 0), (0, max_tokens)))
+    places = lengths[:, None] + jnp.arange(max_tokens)
+    tokens = jnp.put_along_axis(tokens, places, done.responses, axis=1, inplace=False)
+    return Rollout(tokens, lengths, done.lengths, temperature, done.log_probs)
+
+
+def response_log_probs(
+    model: Transformer, params: Any, rollout: Rollout
+) -> tuple[Float[Array, "B R"], Float[Array, "B R"]]:
+    """Log-probabilities of the responses' tokens under a model, at the temperature that they were drawn at, and the
+    entropy of the distribution at each (nats). What stands on padding means nothing."""
+    variables = {"params": params}
+    hidden, _ = model.apply(variables, jnp.asarray(rollout.tokens), method="hidden")
+    scores = logits(before_responses(hidden, rollout), model.apply(variables, method="unembedding"))
+    tempered = _tempered(scores, rollout.temperature[:, None, None])
+    return _log_prob(tempered, rollout.responses()), -jnp.sum(jnp.exp(tempered) * tempered, axis=-1)
+
+
+def before_responses(per_token: Float[Array, "B S D"], rollout: Rollout) -> Float[Array, "B R D"]:
+    """What stands at the token before each token of the response: from it, that token was drawn."""
+    places = rollout.prompt_lengths[:, None] - 1 + jnp.arange(rollout.log_probs.shape[1])
+    return jnp.take_along_axis(per_token, places[..., None], axis=1)
+
+
+def _tempered(scores: Float[Array, "*B V"], temperature: Float[AnyArray, "..."]) -> Float[Array, "*B V"]:
+    return jax.nn.log_softmax(scores.astype(wide(scores.dtype)) / temperature)
+
+
+def _log_prob(log_distribution: Float[Array, "*B V"], tokens: Int[Array, "*B"]) -> Float[Array, "*B"]:
+    return jnp.take_along_axis(log_distribution, tokens[..., None], axis=-1)[..., 0]

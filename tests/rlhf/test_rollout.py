@@ -1,0 +1,154 @@
+"""Drawn responses against the model's own distribution, computed at once and without a cache."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.transformer import Transformer
+from rlhf.rollout import Rollout, before_responses, generate, response_log_probs
+from tests.train.tiny import CONFIG
+
+MODEL = Transformer(CONFIG)
+P, R, ROWS = 7, 9, 64
+STOP = (3, 11)
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Random, and sure enough of itself that contexts and temperatures matter: fresh logits are all but equal."""
+    fresh = nn.unbox(MODEL.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32)))["params"]
+    return {**fresh, "embedding": 4 * fresh["embedding"]}
+
+
+def inputs(seed=0, rows=ROWS):
+    """Prompts of every length up to P, and a temperature of each row's own."""
+    rng = np.random.default_rng(seed)
+    lengths = (1 + np.arange(rows) % P).astype(np.int32)
+    prompts = rng.integers(1, CONFIG.vocab_size, (rows, P)).astype(np.int32)
+    prompts[np.arange(P) >= lengths[:, None]] = 0
+    return prompts, lengths, rng.uniform(0.3, 2.0, rows).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def drawn(params):
+    return generate(MODEL, params, jax.random.key(1), *inputs(), R, STOP)
+
+
+def distributions(params, tokens, temperature):
+    """log softmax(logits / temperature) of one whole row, no padding anywhere."""
+    scores = np.asarray(MODEL.apply({"params": params}, jnp.asarray(tokens)[None])[0][0], np.float64) / temperature
+    return scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+
+
+def test_log_probs_while_drawing_are_those_of_the_finished_rows(params, drawn):
+    """Through the cache, one token at a time, against all at once: the first PPO step has ratio 1."""
+    found, _ = response_log_probs(MODEL, params, drawn)
+    mask = np.asarray(drawn.mask)
+    assert mask.sum() > 3 * ROWS
+    assert np.max(np.abs(found - drawn.log_probs)[mask]) < 1e-5
+
+
+def test_log_probs_and_entropies_are_the_formula_row_by_row(params, drawn):
+    found, entropies = response_log_probs(MODEL, params, drawn)
+    for row in (5, 29):
+        prompt, length = int(drawn.prompt_lengths[row]), int(drawn.lengths[row])
+        tokens = np.asarray(drawn.tokens[row, :length])
+        log_p = distributions(params, tokens, float(drawn.temperature[row]))[prompt - 1 : length - 1]
+        expected = log_p[np.arange(length - prompt), tokens[prompt:]]
+        np.testing.assert_allclose(found[row, : length - prompt], expected, atol=1e-5)
+        entropy = -(np.exp(log_p) * log_p).sum(-1)
+        np.testing.assert_allclose(entropies[row, : length - prompt], entropy, atol=1e-4)
+
+
+@pytest.mark.parametrize("filler", [0, 5])
+def test_more_padding_changes_no_log_prob(params, drawn, filler):
+    tokens = np.pad(np.asarray(drawn.tokens), ((0, 0), (0, 5)))
+    tokens[np.arange(tokens.shape[1]) >= np.asarray(drawn.lengths)[:, None]] = filler
+    more = drawn._replace(tokens=tokens)
+    mask = np.asarray(drawn.mask)
+    for one, other in zip(
+        response_log_probs(MODEL, params, drawn), response_log_probs(MODEL, params, more), strict=True
+    ):
+        np.testing.assert_allclose(np.asarray(one)[mask], np.asarray(other)[mask], atol=1e-5)
+
+
+def test_what_stands_on_a_prompts_padding_changes_no_draw(params, drawn):
+    prompts, lengths, temperature = inputs()
+    wide = np.pad(prompts, ((0, 0), (0, 4)))
+    wide[np.arange(P + 4) >= lengths[:, None]] = 8
+    other = generate(MODEL, params, jax.random.key(1), wide, lengths, temperature, R, STOP)
+    assert np.array_equal(other.response_lengths, drawn.response_lengths)
+    assert np.array_equal(other.responses(), drawn.responses())
+    np.testing.assert_allclose(other.log_probs, drawn.log_probs, atol=1e-5)
+
+
+def test_a_response_ends_with_its_first_stop_token_and_only_zeros_follow(drawn):
+    responses, log_probs = np.asarray(drawn.responses()), np.asarray(drawn.log_probs)
+    stops = np.isin(responses, STOP)
+    expected = np.where(stops.any(1), stops.argmax(1) + 1, R)
+    assert np.array_equal(drawn.response_lengths, expected)
+    assert {1, R} < set(expected.tolist())
+    mask = np.arange(R) < expected[:, None]
+    assert np.array_equal(drawn.mask, mask)
+    assert np.array_equal(drawn.lengths, np.asarray(drawn.prompt_lengths) + expected)
+    assert not responses[~mask].any()
+    assert not log_probs[~mask].any()
+    assert np.all(log_probs[mask] < 0)
+    # Token 0 was drawn too, and counts as any other.
+    assert np.any(responses[mask] == 0)
+
+
+def test_prompts_stand_unchanged_in_front_of_their_responses(drawn):
+    prompts, lengths, temperature = inputs()
+    tokens = np.asarray(drawn.tokens)
+    assert tokens.shape == (ROWS, P + R)
+    for row, length in enumerate(lengths):
+        assert np.array_equal(tokens[row, :length], prompts[row, :length])
+        assert np.array_equal(tokens[row, length : length + R], drawn.responses()[row])
+    assert np.array_equal(drawn.prompt_lengths, lengths)
+    assert np.array_equal(drawn.temperature, temperature)
+
+
+def test_a_key_decides_every_draw(params, drawn):
+    again = generate(MODEL, params, jax.random.key(1), *inputs(), R, STOP)
+    for one, other in zip(drawn, again, strict=True):
+        assert np.array_equal(one, other)
+    assert not np.array_equal(
+        generate(MODEL, params, jax.random.key(2), *inputs(), R, STOP).responses(), drawn.responses()
+    )
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_draws_are_as_frequent_as_the_tempered_distribution_says(params, place):
+    """Many rows of one prompt: the first token, and the second among rows that began with the commonest first."""
+    rows, prompt, temperature = 20_000, np.array([1, 2, 5], np.int32), 0.3
+    same = np.tile(prompt, (rows, 1)), np.full(rows, 3, np.int32), np.full(rows, temperature, np.float32)
+    found = generate(MODEL, params, jax.random.key(3), *same, 2, ())
+    assert np.all(np.asarray(found.response_lengths) == 2)  # no stop tokens, no stop
+    responses = np.asarray(found.responses())
+    if place:
+        first = np.bincount(responses[:, 0]).argmax()
+        responses, prompt = responses[responses[:, 0] == first], np.append(prompt, first)
+    share = np.bincount(responses[:, place], minlength=CONFIG.vocab_size) / len(responses)
+
+    def distance(temperature):
+        return np.abs(share - np.exp(distributions(params, prompt, temperature)[-1])).sum() / 2
+
+    # What V equally likely tokens would be off by on average is sqrt(V / (2 pi n)).
+    chance = np.sqrt(CONFIG.vocab_size / (2 * np.pi * len(responses)))
+    assert distance(temperature) < 1.5 * chance
+    assert distance(1.0) > 3 * chance
+
+
+def test_before_responses_takes_the_token_that_each_was_drawn_from():
+    rollout = Rollout(
+        jnp.zeros((2, 5), jnp.int32),
+        jnp.asarray([1, 3]),
+        jnp.asarray([2, 1]),
+        jnp.ones(2),
+        jnp.zeros((2, 2)),
+    )
+    per_token = jnp.arange(10.0).reshape(2, 5, 1)
+    assert np.array_equal(before_responses(per_token, rollout)[..., 0], [[0, 1], [7, 8]])
