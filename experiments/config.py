@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
 import yaml
 
 from model.config import MeshConfig, ModelConfig
@@ -28,7 +29,7 @@ class Experiment:
     reward: RewardConfig = field(default_factory=RewardConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
-    stages: tuple[str, ...] = ("pretrain",)
+    stages: Annotated[tuple[str, ...], tyro.conf.Suppress] = ("pretrain",)  # on the command line: of this time
     """What a run does, one after the other: pretrain, sft, reward, ppo."""
 
     def check(self) -> None:

@@ -285,19 +285,24 @@ def scorer(params):
     return init_scorer(jax.random.key(1), params, MODEL.config.width, heads=2)
 
 
-def trainer_of(params, reward, config=SMALL, **options):
+def trainer_of(params, reward, config=SMALL):
     stop = (TEMPLATE.stop_token(TOKENIZER),)
-    return PPOTrainer(MODEL, config, encoded(), params, reward, TOKENIZER, stop, seed=0, **options)
+    return PPOTrainer(MODEL, config, encoded(), params, reward, TOKENIZER, stop, seed=0)
+
+
+@pytest.fixture(scope="module")
+def trainer(params, scorer):
+    return trainer_of(params, scorer)
 
 
 def same(one, other):
     return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
-def test_a_step_follows_from_its_state_and_number(params, scorer):
+def test_a_step_follows_from_its_state_and_number(params, scorer, trainer):
     """Bit for bit, in another trainer too; another number is another step, and what was given is left alone."""
     before = jax.tree.map(np.array, (params, scorer))
-    one, other = trainer_of(params, scorer), trainer_of(params, scorer)
+    one, other = trainer, trainer_of(params, scorer)
     found = one.take_step(one.initial(params, scorer), 3)
     for again in (one, other):
         repeated = again.take_step(again.initial(params, scorer), 3)
@@ -331,14 +336,14 @@ def test_the_critic_begins_as_the_mean_of_the_reward_models_heads(params, scorer
     assert float(measured["reward"]) == pytest.approx(float(trainer.learner.critic(state.critic, longer).mean()), 1e-4)
 
 
-def test_gold_is_asked_about_the_prompt_of_each_answer(params, scorer):
+def test_gold_is_asked_about_the_prompt_of_each_answer(params, scorer, trainer, monkeypatch):
     asked = []
 
     def gold(place, answer):
         asked.append((place, answer))
         return float(place)
 
-    trainer = trainer_of(params, scorer, gold=gold)
+    monkeypatch.setattr(trainer, "gold", gold)
     found = trainer.take_step(trainer.initial(params, scorer), 1)
     places = trainer.prompts.batch(0).tolist()
     assert [place for place, _ in asked] == places
