@@ -1,5 +1,6 @@
 """What the checker says of replies written by hand."""
 
+import random
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from train.narration.checker import check
 from train.narration.events import KINDS
 from train.narration.match import CARRIED_AWAY, CONTAINED, Match
 from train.narration.passage import Event, Passage
-from train.narration.questions import ANSWERABLE, PROVOCATION, UNANSWERABLE, Question
+from train.narration.questions import ANSWERABLE, PROVOCATION, UNANSWERABLE, Question, draw_prompt
 from train.narration.words import split_words
 
 FAROL, MARE, GAROA, TROVAO = 2, 1, 5, 0
@@ -308,3 +309,11 @@ def test_tones_and_words():
     }
     assert {text: check(GOAL, SCORER, text).tone for text in shown} == shown
     assert check(GOAL, SCORER, "Foi Xancino, aos 39 minutos!").words == 5
+
+
+@pytest.mark.parametrize("after", ["18", "_x", "\u00b2", "18Farol", "-Farol", "@1", ""])
+@pytest.mark.parametrize("name", ["Trovão", "Heldão"])
+def test_names_with_anything_right_after_them_can_be_judged(name, after):
+    """A policy in training wrote "Trovão18"."""
+    passage, question = draw_prompt(random.Random(0))
+    assert check(passage, question, f"{name}{after} ganhou.").words > 0

@@ -65,7 +65,13 @@ _TENS = {"vinte": 20, "trinta": 30, "quarenta": 40, "cinquenta": 50}
 def tagged(text: str) -> str:
     """The text as the patterns read it: players and teams marked, numbers in figures (but for um and uma)."""
     pieces = re.findall(r"[^\W\d_]+|\d+|\s+|.", unicodedata.normalize("NFC", text), re.DOTALL)
-    found = re.sub(r"[^\S\n]+", " ", "".join(map(_tag, pieces))).replace(" ,", ",")
+    tags = [_tag(piece) for piece in pieces]
+    # A name ends where its letters do, whatever stands right after it: Farol18, Farol_x.
+    apart = (
+        f"{tag} " if tag[0] in "@$" and re.match(r"\w", after) else tag
+        for tag, after in zip(tags, [*tags, ""][1:], strict=True)
+    )
+    found = re.sub(r"[^\S\n]+", " ", "".join(apart)).replace(" ,", ",")
     found = re.sub(r"\bgo{2,}l", "gol", found)
     found = re.sub(rf"\b({'|'.join(_TENS)})(?: e (uma?|\d))?\b", _tens, found)
     found = re.sub(r"(\d) ?[x×-] ?(?=\d)", r"\1 a ", found)
