@@ -15,7 +15,7 @@ COMMANDS = {
     "chat": "talk to a trained model, and look behind its answers",
     "neighbours": "tokens whose embeddings lie nearest to a word's",
     "config": "list, show and compare experiment configs",
-    "bench": "measure training, decoding and start-up on this machine",
+    "bench": "measure training, decoding, PPO and start-up on this machine",
 }
 
 
