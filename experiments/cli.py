@@ -21,6 +21,8 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Mistakes of the user's end in one message and code 2."""
+    if argv is None:
+        _use_huge_pages()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not _model_is_ours():
         return 2
@@ -51,6 +53,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"narrador: {' '.join(str(error).split())[:500]}", file=sys.stderr)
         return 2
+
+
+def _use_huge_pages() -> None:
+    """Begin again with glibc's memory in huge pages, which it can only be told before it starts.
+
+    XLA's CPU programs take fresh memory for each call; in pages of 4 KiB a third of a small model's step goes by in
+    page faults (docs/performance.md).
+    """
+    tunable, told = "glibc.malloc.hugetlb", os.environ.get("GLIBC_TUNABLES", "")
+    if sys.platform == "linux" and tunable not in told:
+        os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (told, f"{tunable}=1")))
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _model_is_ours() -> bool:
