@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from model.config import ModelConfig
-from model.layers import parameter, residual_init, rope_frequencies, rotate, weight_init, wide
+from model.layers import Norm, parameter, residual_init, rope_frequencies, rotate, weight_init, wide
 from model.sharding import ShardingRules, constrain
 
 
@@ -83,6 +83,8 @@ class Attention(nn.Module):
         query = self._project(x, "query", "heads", c.heads)
         key = self._project(x, "key", "kv_heads", c.key_value_heads)
         value = self._project(x, "value", "kv_heads", c.key_value_heads)
+        if c.qk_norm:
+            query, key = Norm(c, "head_dim", name="query_norm")(query), Norm(c, "head_dim", name="key_norm")(key)
         if c.positions == "rope":
             frequencies = rope_frequencies(c)
             query, key = rotate(query, positions, frequencies), rotate(key, positions, frequencies)

@@ -37,6 +37,8 @@ class ModelConfig:
     """Norm before each sublayer, or after the residual sum as in 2017."""
     norm_epsilon: float = 1e-5
     """Added to the variance."""
+    qk_norm: bool = False
+    """A norm of each head's queries and keys before they turn (Henry et al. 2020; as Qwen3 has it)."""
     activation: Literal["relu", "gelu", "swiglu"] = "swiglu"
     """Feed-forward non-linearity; gelu is the tanh form, swiglu has a gate (Shazeer 2020)."""
     attention_bias: bool = False

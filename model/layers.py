@@ -51,17 +51,19 @@ class Norm(nn.Module):
     """LayerNorm or RMSNorm over the last axis, with a learned scale (and bias, for LayerNorm)."""
 
     config: ModelConfig
+    axis: str = "embed"
+    """The last axis' logical name."""
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        dtype, width = x.dtype, self.config.width
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        dtype, shape = x.dtype, x.shape[-1:]
         x = x.astype(wide(dtype))
-        scale = parameter(self, "scale", (width,), ("embed",), nn.initializers.ones, x.dtype)
+        scale = parameter(self, "scale", shape, (self.axis,), nn.initializers.ones, x.dtype)
         if self.config.norm == "layernorm":
             x = x - x.mean(-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.config.norm_epsilon) * scale
         if self.config.norm == "layernorm":
-            x = x + parameter(self, "bias", (width,), ("embed",), nn.initializers.zeros, x.dtype)
+            x = x + parameter(self, "bias", shape, (self.axis,), nn.initializers.zeros, x.dtype)
         return x.astype(dtype)
 
 

@@ -1,4 +1,4 @@
-"""A quiz asks different questions about its passage, and each of its answers is right."""
+"""Quizzes and exams ask different questions; a quiz has right answers, an exam marks what people answered."""
 
 import random
 
@@ -7,11 +7,12 @@ import pytest
 from model.tokenizer import TokenizerConfig, train_tokenizer
 from train.narration import examples
 from train.narration.checker import check
-from train.narration.examples import QUIZ_QUESTIONS, QUIZ_WORDS, draw_example, draw_quiz
+from train.narration.examples import EXAM, MARKS, QUIZ_QUESTIONS, QUIZ_WORDS, draw_exam, draw_example, draw_quiz
 from train.narration.questions import draw_question, draw_short_passage
 from train.narration.words import split_words
 
 TEXTS = [draw_example("narration_quiz", 0, index)["text"] for index in range(300)]
+EXAMS = [draw_example("narration_exam", 0, index)["text"] for index in range(300)]
 
 
 def parse(text: str) -> tuple[str, list[tuple[str, str]]]:
@@ -20,22 +21,42 @@ def parse(text: str) -> tuple[str, list[tuple[str, str]]]:
     return passage, list(zip(lines[::2], lines[1::2], strict=True))
 
 
-@pytest.mark.parametrize("seed", range(100))
-def test_every_answer_is_right_and_all_are_in_one_tone(seed, monkeypatch):
-    asked = {}
+@pytest.fixture
+def asked(monkeypatch):
+    """Passage and question of every question that is drawn, by its text."""
+    found = {}
 
     def remember(passage, rng):
         question = draw_question(passage, rng)
-        asked[question.text] = passage, question
+        found[question.text] = passage, question
         return question
 
     monkeypatch.setattr(examples, "draw_question", remember)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_every_answer_is_right_and_all_are_in_one_tone(seed, asked):
     text, pairs = parse(draw_quiz(random.Random(seed))["text"])
     assert text == draw_short_passage(random.Random(seed)).text
     verdicts = [check(*asked[question], answer) for question, answer in pairs]
     assert all(passage.text == text for passage, _ in asked.values())
     assert all(verdict.correct for verdict in verdicts)
     assert len({verdict.tone for verdict in verdicts}) == 1
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_every_mark_of_an_exam_is_the_checkers(seed, asked):
+    heading, passage, *lines = draw_exam(random.Random(seed))["text"].split("\n")
+    assert heading == EXAM
+    assert passage == draw_short_passage(random.Random(seed)).text
+    for question, answer, mark in zip(lines[::3], lines[1::3], lines[2::3], strict=True):
+        assert mark == MARKS[check(*asked[question], answer).correct]
+
+
+def test_exams_hold_right_and_false_answers_alike():
+    marks = [line for text in EXAMS for line in text.split("\n") if line in MARKS.values()]
+    assert 0.4 < marks.count(MARKS[True]) / len(marks) < 0.6
 
 
 def test_questions_are_different_and_most_often_nearly_as_many_as_there_may_be():
@@ -46,9 +67,10 @@ def test_questions_are_different_and_most_often_nearly_as_many_as_there_may_be()
 
 
 def test_a_quiz_fits_a_row_of_256():
-    assert max(len(split_words(text)) for text in TEXTS) <= QUIZ_WORDS
-    tokenizer = train_tokenizer(TokenizerConfig("bpe", 2048), TEXTS)
-    assert max(len(tokenizer.encode(text)) for text in TEXTS) <= 250
+    texts = TEXTS + EXAMS
+    assert max(len(split_words(text)) for text in texts) <= QUIZ_WORDS
+    tokenizer = train_tokenizer(TokenizerConfig("bpe", 2048), texts)
+    assert max(len(tokenizer.encode(text)) for text in texts) <= 250
 
 
 def test_what_is_too_long_is_left_out(monkeypatch):
@@ -61,4 +83,5 @@ def test_what_is_too_long_is_left_out(monkeypatch):
 
 def test_a_quiz_follows_from_its_seed():
     assert [draw_example("narration_quiz", 0, index)["text"] for index in range(20)] == TEXTS[:20]
+    assert [draw_example("narration_exam", 0, index)["text"] for index in range(20)] == EXAMS[:20]
     assert len(set(TEXTS)) == len(TEXTS)

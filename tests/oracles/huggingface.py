@@ -99,6 +99,14 @@ def llama_params(weights: Weights, config: ModelConfig) -> Params:
     }
 
 
+def qwen3_params(weights: Weights, config: ModelConfig) -> Params:
+    """From `Qwen3ForCausalLM`: Llama's names, and norms of queries and keys."""
+    stack, params = _stacker(weights, "model.layers.{}.", config), llama_params(weights, config)
+    for name in ("query", "key"):
+        params["layers"]["attention"][f"{name}_norm"] = {"scale": stack(f"self_attn.{name[0]}_norm.weight")}
+    return params
+
+
 def torch_encoder_params(weights: Weights, embedding: np.ndarray, config: ModelConfig) -> Params:
     """From `torch.nn.TransformerEncoder`: post-norm layers whose attention biases are zero here."""
     stack = _stacker(weights, "layers.{}.", config)

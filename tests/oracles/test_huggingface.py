@@ -109,6 +109,28 @@ def test_llama(factor):
     assert np.abs(our_logits(other, params, tokens, positions) - expected).max() > 1e-2, "scaling matters here"
 
 
+def test_norms_of_queries_and_keys_as_in_qwen3():
+    config = ModelConfig(layers=2, width=32, heads=4, kv_heads=2, mlp_width=48, vocab_size=VOCABULARY, qk_norm=True)
+    theirs = transformers.Qwen3ForCausalLM(
+        transformers.Qwen3Config(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            rms_norm_eps=1e-5,
+            rope_parameters={"rope_theta": 10_000.0, "rope_type": "default"},
+            tie_word_embeddings=False,
+        )
+    )
+    params = huggingface.qwen3_params(huggingface.randomize(theirs, seed=0), config)
+    tokens = random_tokens()
+    positions = consecutive(tokens)
+    assert_equal(our_logits(config, params, tokens, positions), their_logits(theirs, tokens, positions))
+
+
 def test_vaswani2017_as_torch_encoder_layers_that_do_not_look_ahead():
     config = replace(vaswani2017(layers=2, width=32, heads=4), vocab_size=VOCABULARY)
     layer = torch.nn.TransformerEncoderLayer(32, 4, 128, dropout=0.0, activation="relu", batch_first=True)
