@@ -15,6 +15,7 @@ COMMANDS = {
     "chat": "talk to a trained model, and look behind its answers",
     "neighbours": "tokens whose embeddings lie nearest to a word's",
     "config": "list, show and compare experiment configs",
+    "cost": "what training a model comes to: operations, years, dollars, energy",
     "bench": "measure training, decoding, PPO and start-up on this machine",
 }
 
@@ -91,7 +92,7 @@ def _is_the_systems(error: Exception) -> bool:
 
 
 def _help() -> str:
-    lines = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
+    lines = "\n".join(f"  {name:<18}{text}" for name, text in COMMANDS.items())
     return f"usage: narrador COMMAND ...\n\n{lines}\n\n'narrador COMMAND --help' tells what each takes."
 
 
