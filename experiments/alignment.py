@@ -1,26 +1,27 @@
-"""Two models held against each other on questions about passages: whose answers are better, and in which ways.
+"""Two models held against each other: answers drawn from both, whose are better, and in which ways.
 
-An answer is judged by the gold reward, which knows the truth of the passage; a comparison is one prompt, answered by
-both. Rates are None where no prompt is of the kind that they are about.
+A comparison is one prompt, answered by both; who judges it is told in `judging.py`. Rates are of the narrator's world,
+and None where no prompt is of the kind that they are about.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from operator import itemgetter
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from model.chat import Message
 from model.errors import UserError
+from rlhf.records import Prompt
 from rlhf.rollout import Rollout, generate, response_log_probs
 from train.narration.checker import Verdict
 from train.narration.match import CONTAINED
 from train.narration.questions import ANSWERABLE, PROVOCATION, UNANSWERABLE, Question
 from train.narration.raters import gold_reward
+from train.narration.words import split_words
 from train.progress import bar
 from train.trained import Trained
 
@@ -29,6 +30,14 @@ Z = 1.959964  # 97.5% of a normal distribution lies below
 RIDGE = 0.1
 NEWTON_STEPS = 25
 Pairs = Float[np.ndarray, "N"]
+T = TypeVar("T")
+
+
+def batches(count: int) -> Iterator[Int[np.ndarray, "B"]]:
+    """Indices of rows, always as many, so that one compiled program serves all; the last ones begin again at 0."""
+    size = min(BATCH, count)
+    for start in range(0, count, size):
+        yield np.arange(start, start + size) % count
 
 
 class Answers(NamedTuple):
@@ -39,18 +48,22 @@ class Answers(NamedTuple):
     """The same as tokens: a row for each prompt."""
 
 
-def encode_prompts(trained: Trained, prompts: Sequence[str], max_tokens: int) -> list[list[int]]:
-    """What the model reads before it answers each prompt.
+def model_name(trained: Trained) -> str:
+    """DIR:STAGE, as a store of choices calls it too."""
+    return f"{trained.run.path}:{trained.stage}"
+
+
+def encode_prompts(trained: Trained, prompts: Sequence[Prompt], max_tokens: int) -> list[list[int]]:
+    """What the model reads before it answers each prompt, through its chat template.
 
     Raises:
         UserError: a stage that knows no turns, or a prompt that leaves no room for `max_tokens`.
     """
-    name = f"{trained.run.path}:{trained.stage}"
+    name = model_name(trained)
     if trained.stage == "pretrain":
         raise UserError(f"{name!r} has not learned to take turns; name a later stage, such as sft.")
     tokenizer, template = trained.tokenizer, trained.template
-    chats = [template.encode(tokenizer, [Message("user", prompt)], answer=True).tokens for prompt in prompts]
-    rows = [[tokenizer.document_end, *chat] for chat in chats]
+    rows = [[tokenizer.document_end, *template.encode(tokenizer, p, answer=True).tokens] for p in prompts]
     longest, context = max(map(len, rows)), trained.model.config.context_length
     if longest + max_tokens > context:
         raise UserError(
@@ -60,29 +73,35 @@ def encode_prompts(trained: Trained, prompts: Sequence[str], max_tokens: int) ->
     return rows
 
 
-def draw_answers(
-    trained: Trained, prompts: Sequence[str], temperature: float, max_tokens: int, seed: int, name: str = "the model"
-) -> Answers:
-    """Draw an answer to each prompt, through the model's chat template.
-
-    Args:
-        temperature: above 0; it divides the logits.
-        max_tokens: where an answer is cut that has not ended by then.
-        name: of whom the progress bar tells.
-
-    Raises:
-        UserError: as `encode_prompts`.
-    """
-    tokenizer, rows = trained.tokenizer, encode_prompts(trained, prompts, max_tokens)
-    width = max(map(len, rows))
-    tokens = np.full((len(rows), width), tokenizer.padding, np.int32)
+def pad(rows: Sequence[Sequence[int]], padding: int) -> tuple[Int[np.ndarray, "N T"], Int[np.ndarray, "N"]]:
+    """Rows of ids to the width of the longest, and how long each was."""
+    lengths = np.array([len(row) for row in rows], np.int32)
+    tokens = np.full((len(rows), lengths.max()), padding, np.int32)
     for index, row in enumerate(rows):
         tokens[index, : len(row)] = row
-    lengths = np.array([len(row) for row in rows], np.int32)
+    return tokens, lengths
+
+
+def draw_answers(
+    trained: Trained,
+    rows: Sequence[Sequence[int]],
+    temperature: float,
+    max_tokens: int,
+    seed: int,
+) -> Answers:
+    """Draw an answer to each prompt.
+
+    Args:
+        rows: the prompts as `encode_prompts` has them.
+        temperature: above 0; it divides the logits.
+        max_tokens: where an answer is cut that has not ended by then.
+    """
+    tokenizer = trained.tokenizer
+    tokens, lengths = pad(rows, tokenizer.padding)
     ends = tuple(sorted({trained.template.stop_token(tokenizer), tokenizer.document_end}))
     key, parts = jax.random.key(seed), []
-    with bar(f"answers of {name}", len(rows)) as advance:
-        for number, which in enumerate(_batches(len(rows))):
+    with bar(f"answers of {model_name(trained)}", len(rows)) as advance:
+        for number, which in enumerate(batches(len(rows))):
             own = jax.random.fold_in(key, number)
             heat = np.full(len(which), temperature, np.float32)
             parts.append(
@@ -95,6 +114,20 @@ def draw_answers(
     said = zip(np.asarray(rollout.responses()), rollout.response_lengths, strict=True)
     texts = [tokenizer.decode(token for token in row[:length].tolist() if token not in ends) for row, length in said]
     return Answers([text.strip() for text in texts], rollout)
+
+
+def repeat_each(items: Sequence[T], n: int) -> list[T]:
+    """Every item n times in a row."""
+    return [item for item in items for _ in range(n)]
+
+
+def pick_best(answers: Answers, scores: Float[np.ndarray, "N"], n: int) -> Answers:
+    """Of each n answers in a row the one that scores highest: best-of-n sampling (Stiennon et al. 2020).
+
+    The first of them where several score as high.
+    """
+    best = np.arange(0, len(scores), n) + scores.reshape(-1, n).argmax(axis=1)
+    return Answers([answers.texts[place] for place in best], jax.tree.map(itemgetter(best), answers.rollout))
 
 
 def divergence(answers: Answers, of: Trained, other: Trained) -> float | None:
@@ -110,7 +143,7 @@ def divergence(answers: Answers, of: Trained, other: Trained) -> float | None:
         return None
     log_probs = jax.jit(partial(response_log_probs, other.model))
     parts = []
-    for which in _batches(len(answers.texts)):
+    for which in batches(len(answers.texts)):
         part: Rollout = jax.tree.map(itemgetter(which), answers.rollout)
         ratios = part.log_probs - log_probs(other.params, part)[0]
         parts.append(np.asarray(jnp.where(part.mask, ratios, 0).sum(axis=1)))
@@ -118,30 +151,35 @@ def divergence(answers: Answers, of: Trained, other: Trained) -> float | None:
     return found if np.isfinite(found) else None
 
 
+def count_words(text: str) -> int:
+    """Words of an answer, marks not counted: as the world's checker counts them."""
+    return sum(any(char.isalnum() for char in word) for word in split_words(text))
+
+
 def outcomes(a: Sequence[float], b: Sequence[float]) -> Pairs:
     """1 where the reward of a is the higher one, 0 where it is the lower, 1/2 where there is nothing between them."""
     return (1 + np.sign(np.round(np.subtract(a, b), 9))) / 2  # sums of the same terms may differ in their last bits
 
 
-def win_rate(a: Sequence[float], b: Sequence[float]) -> float:
-    """The share of prompts on which a has the higher reward; a tie counts half."""
-    return float(outcomes(a, b).mean())
+def win_rate(outcome: Pairs) -> float:
+    """The share of comparisons that a wins; a tie counts half."""
+    return float(outcome.mean())
 
 
-def win_rate_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
+def win_rate_interval(outcome: Pairs) -> tuple[float, float]:
     """95% interval of the win rate, by Agresti and Min (2005).
 
     Wald's on the pairs, with half a win, half a loss and a tie added to either side of it. Ties narrow it as they
     should (Wilson's would take each for a coin toss), and unlike a bootstrap's it has a width where all pairs agree.
     """
-    padded = np.concatenate([outcomes(a, b), [0.0, 0.5, 0.5, 1.0]])
-    weights = np.concatenate([np.ones(len(a)), np.full(4, 0.5)])
+    padded = np.concatenate([outcome, [0.0, 0.5, 0.5, 1.0]])
+    weights = np.concatenate([np.ones(len(outcome)), np.full(4, 0.5)])
     mean = np.average(padded, weights=weights)
     half = Z * np.sqrt(np.average((padded - mean) ** 2, weights=weights) / weights.sum())
     return float(max(0.0, mean - half)), float(min(1.0, mean + half))
 
 
-def length_controlled_win_rate(outcome: Pairs, longer: Sequence[float]) -> float:
+def length_controlled_win_rate(outcome: Pairs, longer: Sequence[float] | Pairs) -> float:
     """The win rate that would be, were both answers equally long (the idea of AlpacaEval 2; Dubois et al. 2024).
 
     A logistic regression of the outcome on how much longer a's answer is: the probability at a difference of zero. A
@@ -177,10 +215,3 @@ def rates(verdicts: Sequence[Verdict], questions: Sequence[Question]) -> dict[st
 def _mean(values: Iterable[float]) -> float | None:
     found = list(values)
     return float(np.mean(found)) if found else None
-
-
-def _batches(count: int) -> Iterator[np.ndarray]:
-    """Indices of rows, always as many, so that one compiled program serves all; the last ones begin again at 0."""
-    size = min(BATCH, count)
-    for start in range(0, count, size):
-        yield np.arange(start, start + size) % count

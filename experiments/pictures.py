@@ -11,6 +11,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 BLUE, ORANGE, GREY = "#2f6db3", "#d9782d", "#8a8a8a"
+FEW = 20  # points that a curve marks one by one
+SPREAD = 4  # times the least value: where the largest is above it, an axis is logarithmic
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -73,12 +75,33 @@ def rewards(rows: Rows, target: Path) -> None:
     _save(figure, target)
 
 
+def curves_of_two(curves: Sequence[tuple[str, Sequence[tuple[float, float]]]], label: str, target: Path) -> None:
+    """What two runs logged by step, in the same axes.
+
+    Args:
+        curves: of each run its name, and points (step, value); none where it logged nothing.
+        label: what the values are.
+    """
+    figure, axes = _axes("step", label)
+    for (name, points), color, width in zip(curves, (BLUE, ORANGE), (2.4, 1), strict=True):  # seen where both are one
+        if points:
+            x, y = zip(*points, strict=True)
+            marker = "o" if len(points) < FEW else None
+            axes.plot(x, y, color=color, linewidth=width, alpha=0.8, marker=marker, markersize=4, label=_literal(name))
+    values = [value for _, points in curves for _, value in points]
+    if 0 < SPREAD * min(values) < max(values):
+        axes.set_yscale("log")  # or the last steps could not be told apart
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+    axes.legend(frameon=False)
+    _save(figure, target)
+
+
 def expectation_bars(table: Mapping[str, Any], target: Path) -> None:
     """The likeliest next tokens as horizontal bars, likeliest on top; the truth, where known, as a mark on each."""
     figure, axes = _axes("probability", "")
     tokens = list(reversed(table["tokens"]))
-    # A dollar sign would start mathematics.
-    labels = [repr(row["text"]).replace("$", r"\$") for row in tokens]
+    labels = [_literal(repr(row["text"])) for row in tokens]
     places = range(len(tokens))
     bars = axes.barh(places, [100 * row["probability"] for row in tokens], color=BLUE)
     axes.set_yticks(places, labels, family="monospace")
@@ -90,6 +113,11 @@ def expectation_bars(table: Mapping[str, Any], target: Path) -> None:
     axes.xaxis.set_major_formatter("{x:g}%")
     axes.margins(x=0.12)
     _save(figure, target)
+
+
+def _literal(text: str) -> str:
+    """Text as it is: a dollar sign would start mathematics."""
+    return text.replace("$", r"\$")
 
 
 def _axes(x: str, y: str) -> Any:

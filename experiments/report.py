@@ -1,18 +1,14 @@
 """A run's report: Markdown with its pictures beside it, and one HTML file with them inside."""
 
-import base64
 import json
-import re
 import shlex
-from html import escape
 from pathlib import Path
 from typing import Any
-
-from markdown_it import MarkdownIt
 
 from experiments import pictures
 from experiments.calibration import calibrate
 from experiments.expectation import expectation
+from experiments.pages import code, html_page, table
 from experiments.truth import knows_truth
 from train.narration.cast import TEAMS
 from train.narration.truth import OutsideLanguage
@@ -21,13 +17,6 @@ from train.sources import open_source
 from train.trained import Trained, load
 
 PLAYERS_OF_A_MATCH = 2 * len(TEAMS[0].eleven)
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; display: block; overflow-x: auto } td, th { padding: .25rem .7rem; text-align: left;
-border-bottom: 1px solid #ddd; vertical-align: top } img { max-width: 100% }
-code, pre { font: 13px/1.45 ui-monospace, monospace; background: #f5f5f3 } pre { padding: .7rem; overflow-x: auto }
-td code { white-space: pre-wrap }
-"""
 
 
 def write_report(run: RunDirectory) -> Path:
@@ -38,20 +27,20 @@ def write_report(run: RunDirectory) -> Path:
     metrics, speed = stage.rows("metrics"), stage.rows("speed")
     trained = load(run, "pretrain")
     config, result = run.config(), stage.result or {}
-    table = expectation(trained, config["train"]["sample_prompt"], temperature=1.0, top=10)
+    expected = expectation(trained, config["train"]["sample_prompt"], temperature=1.0, top=10)
     told = next(filter(knows_truth, config["data"]["sources"]), None)
     pictures.loss_curve(metrics, folder / "loss.png", result.get("floor_loss"), told)
     pictures.throughput(speed, folder / "throughput.png")
-    pictures.expectation_bars(table, folder / "expectation.png")
+    pictures.expectation_bars(expected, folder / "expectation.png")
     text = "\n\n".join(
         [
             f"# {run.path.name}",
             _summary(result),
             "## Loss\n\nThe held-out text is never trained on.\n\n![loss by step](pictures/loss.png)",
             "## From noise to text\n\n" + _samples(stage.rows("samples")),
-            f"## What it expects\n\nAfter {_code(table['text'] or 'the start of a document')}: "
-            f"entropy {table['entropy']:.2f} nats, {table['rest']:.1%} on tokens not shown.\n\n"
-            "![probabilities of the next token](pictures/expectation.png)\n\n" + _expectation(table),
+            f"## What it expects\n\nAfter {code(expected['text'] or 'the start of a document')}: "
+            f"entropy {expected['entropy']:.2f} nats, {expected['rest']:.1%} on tokens not shown.\n\n"
+            "![probabilities of the next token](pictures/expectation.png)\n\n" + _expectation(expected),
             *_against_truth(trained, told, config["data"]["validation_fraction"], folder),
             *_fine_tuning(run, folder),
             *_choices(run),
@@ -63,7 +52,7 @@ def write_report(run: RunDirectory) -> Path:
     )
     target = run.path / "report.md"
     write_atomically(target, text + "\n")
-    write_atomically(run.path / "report.html", _html(run.path, text))
+    write_atomically(run.path / "report.html", html_page(run.path, run.path.name, text))
     return target
 
 
@@ -72,7 +61,7 @@ def _summary(result: dict[str, Any]) -> str:
     rows = {
         "held-out loss": f"{result['validation_loss']:.4f} nats per token",
         "held-out bits per byte": f"{result['validation_bits_per_byte']:.4f}",
-        **{f"held-out loss of {_code(source)}": f"{loss:.4f} nats per token" for source, loss in alone},
+        **{f"held-out loss of {code(source)}": f"{loss:.4f} nats per token" for source, loss in alone},
         "steps": f"{result['steps']:,}",
         "tokens trained on": f"{result['tokens']:,}",
         "time": f"{result['seconds']:,.0f} s, from first compilation to last checkpoint",
@@ -83,7 +72,7 @@ def _summary(result: dict[str, Any]) -> str:
     if "floor_nats_per_word" in result:
         word, least = result["validation_nats_per_word"], result["floor_nats_per_word"]
         rows["above the floor"] = f"{word - least:.4f} nats per word ({word:.4f}; the truth itself has {least:.4f})"
-    return _table(["", ""], [[name, value] for name, value in rows.items()])
+    return table(["", ""], [[name, value] for name, value in rows.items()])
 
 
 def _against_truth(trained: Trained, spec: str | None, held_out: float, folder: Path) -> list[str]:
@@ -135,7 +124,7 @@ def _choices(run: RunDirectory) -> list[str]:
     }
     if "ceiling" in result:
         rows["at best possible"] = f"{result['ceiling']:.1%}, since raters differ and are not named"
-    return ["## What people choose\n\n" + _table(["reward model", ""], [[*row] for row in rows.items()])]
+    return ["## What people choose\n\n" + table(["reward model", ""], [[*row] for row in rows.items()])]
 
 
 def _pleasing(run: RunDirectory, folder: Path) -> list[str]:
@@ -157,23 +146,23 @@ def _pleasing(run: RunDirectory, folder: Path) -> list[str]:
         "time": f"{result['seconds']:,.0f} s for {result['steps']:,} iterations",
     }
     shown = [episode for row in stage.rows("samples")[-1:] for episode in row["episodes"]]
-    answers = [[_code(episode["prompt"]), _code(episode["text"])] for episode in shown]
+    answers = [[code(episode["prompt"]), code(episode["text"])] for episode in shown]
     return [
         "## Learning to please\n\nPPO against the reward model. At first is one iteration, at last the mean of "
-        "the last ones.\n\n" + _table(["PPO", ""], [[*row] for row in rows.items()]),
+        "the last ones.\n\n" + table(["PPO", ""], [[*row] for row in rows.items()]),
         "![rewards and KL by iteration](pictures/ppo.png)",
-        _table(["asked", "answered at last"], answers),
+        table(["asked", "answered at last"], answers),
     ]
 
 
 def _samples(rows: list[dict[str, Any]]) -> str:
-    return _table(["step", "text"], [[f"{row['step']:,}", _code(row["prompt"] + row["text"])] for row in rows])
+    return table(["step", "text"], [[f"{row['step']:,}", code(row["prompt"] + row["text"])] for row in rows])
 
 
-def _expectation(table: dict[str, Any]) -> str:
-    measured = [key for key in ("probability", "true_probability") if key in table["tokens"][0]]
-    rows = [[_code(repr(row["text"])), *(f"{row[key]:.2%}" for key in measured)] for row in table["tokens"]]
-    return _table(["token", *(key.replace("_", " ") for key in measured)], rows)
+def _expectation(found: dict[str, Any]) -> str:
+    measured = [key for key in ("probability", "true_probability") if key in found["tokens"][0]]
+    rows = [[code(repr(row["text"])), *(f"{row[key]:.2%}" for key in measured)] for row in found["tokens"]]
+    return table(["token", *(key.replace("_", " ") for key in measured)], rows)
 
 
 def _provenance(run: RunDirectory) -> str:
@@ -185,29 +174,3 @@ def _provenance(run: RunDirectory) -> str:
             f"revision {session['revision']}; devices: {', '.join(session['devices'])}."
         )
     return "\n\n".join([*parts, f"```yaml\n{run.config_path.read_text()}```"])
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
-# In a Markdown table's cell nothing of the text may be taken for markup.
-_ESCAPES = {ord(char): f"&#{ord(char)};" for char in "&<>\"'\\|`*_[]~$!"} | {ord("\n"): "<br>"}
-
-
-def _code(text: str) -> str:
-    """Text exactly as it is, control characters as escapes."""
-    shown = "".join(char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in text)
-    return f"<code>{shown.translate(_ESCAPES)}</code>"
-
-
-def _html(folder: Path, markdown: str) -> str:
-    body = MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown)
-
-    def embed(match: re.Match[str]) -> str:
-        data = base64.b64encode((folder / match[1]).read_bytes()).decode()
-        return f'src="data:image/png;base64,{data}"'
-
-    body = re.sub(r'src="(pictures/[^"]+)"', embed, body)
-    return f"<!doctype html><meta charset=utf-8><title>{escape(folder.name)}</title><style>{STYLE}</style>\n{body}"
