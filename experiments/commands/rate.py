@@ -29,6 +29,8 @@ class Arguments:
 
     run: str | None = None
     """DIR or DIR:STAGE of a run. None: the latest under runs/."""
+    against: str | None = None
+    """DIR or DIR:STAGE of who writes the other answer; `compare --judge store:PATH` counts who wins. None: the same."""
     store: Path = Path("runs/preferences.sqlite")
     """Where the choices are kept; made if it is not there."""
     rater: str | None = None
@@ -58,9 +60,13 @@ def main(argv: Sequence[str]) -> None:
     from serve.answering import answer_by
     from train.trained import open_trained
 
-    trained = open_trained(arguments.run)
-    writer = Writer(f"{trained.run.path}:{trained.stage}", answer_by(trained, sampling, arguments.tokens))
-    session = RatingSession(prompts, (writer, writer), store, rater, arguments.seed)
+    def writer(spec: str | None) -> Writer:
+        trained = open_trained(spec)
+        return Writer(f"{trained.run.path}:{trained.stage}", answer_by(trained, sampling, arguments.tokens))
+
+    first = writer(arguments.run)
+    second = first if arguments.against is None else writer(arguments.against)
+    session = RatingSession(prompts, (first, second), store, rater, arguments.seed)
     console = Console(highlight=False)
     if session.already:
         console.print(f"{session.already} prompts have been rated by {rater} before.", markup=False)

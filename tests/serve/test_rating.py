@@ -197,8 +197,11 @@ def command(tmp_path, monkeypatch, capsys):
     """Runs `narrador rate` with keys piped in and a model that is a function."""
     monkeypatch.chdir(tmp_path)
     spec = write(tmp_path / "prompts.jsonl", [{"prompt": message.content} for (message,) in PROMPTS])
-    run = SimpleNamespace(run=SimpleNamespace(path="runs/small"), stage="sft")
-    monkeypatch.setattr(train.trained, "open_trained", lambda run_spec: run)
+
+    def open_trained(spec):
+        return SimpleNamespace(run=SimpleNamespace(path="runs/small"), stage=(spec or "runs/small:sft").split(":")[1])
+
+    monkeypatch.setattr(train.trained, "open_trained", open_trained)
     monkeypatch.setattr(serve.answering, "answer_by", lambda *_: lambda m, seed: f"[red]\x1b[2J{answer(m, seed)}")
 
     def call(keys, *arguments):
@@ -224,6 +227,13 @@ def test_the_command_keeps_what_is_typed(command, tmp_path):
     assert "2 prompts have been rated by Ana before" in out
     assert "0 choices by Ana" in out
     assert command("u", "--rater", "Davi")[1].count("there is nothing to undo") == 1
+
+
+def test_two_models_can_be_held_against_each_other(command, tmp_path):
+    assert command("llllq", "--run", "runs/small:ppo", "--against", "runs/small:sft")[0] == 0
+    kept = Store(tmp_path / "runs/preferences.sqlite").choices()
+    assert len(kept) == 4
+    assert all({choice.left_source, choice.right_source} == {"runs/small:ppo", "runs/small:sft"} for choice in kept)
 
 
 @pytest.mark.parametrize(
