@@ -12,24 +12,24 @@ from train.config import ChatConfig, DataConfig, SftConfig, TrainConfig
 # The narrator's world: passages whose true probabilities are known, so that the loss has a floor, and a schoolbook of
 # questions about such passages, from which a model of this size learns to read at all.
 NARRATOR = Experiment(
-    model=replace(small(depth=4), width=128, heads=2, mlp_width=352, rope_theta=500.0),
-    tokenizer=TokenizerConfig(vocab_size=2048),
+    model=replace(small(depth=6), width=128, heads=2, mlp_width=352, rope_theta=500.0, qk_norm=True),
+    tokenizer=TokenizerConfig(vocab_size=1536),
     data=DataConfig(
-        sources=("narration:30000", "narration_quiz:30000"),
-        weights=(0.4, 0.6),
+        sources=("narration:30000", "narration_quiz:26000"),
+        weights=(0.2, 0.8),
         sequence_length=256,
         validation_fraction=0.02,
     ),
     train=TrainConfig(
-        steps=1500,
+        steps=3000,
         batch_size=8,
         optimizer="muon",
         learning_rate=6e-3,
-        muon_learning_rate=0.04,
+        muon_learning_rate=0.03,
         final_learning_rate=0.0,
-        eval_every=500,
-        checkpoint_every=250,
-        sample_every=500,
+        eval_every=1000,
+        checkpoint_every=500,
+        sample_every=1000,
         sample_prompt="O céu está",
     ),
     sft=SftConfig(
@@ -46,7 +46,7 @@ NARRATOR = Experiment(
             sample_every=80,
         ),
     ),
-    reward=RewardConfig(steps=500),
+    reward=RewardConfig(source="narration_preferences:24000", steps=800),
     ppo=PPOConfig(kl_coefficient=0.1),  # the reward model is no better than that: at 0.02 it is over-optimised
     stages=("pretrain", "sft", "reward", "ppo"),
 )

@@ -14,7 +14,7 @@ class DataConfig:
     """Where documents come from and how they become rows of tokens."""
 
     sources: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--data"])] = ("narration",)
-    """Each one of: narration[:EXAMPLES[:SEED]] (narration_quiz and narration_exam likewise),
+    """Each one of: narration[:EXAMPLES[:SEED]] (narration_quiz likewise),
     pydoc, text:GLOB, jsonl:GLOB#FIELD, tfds:NAME[/CONFIG]."""
     weights: tuple[float, ...] = ()
     """Share of the batches' rows from each source. None given: every row of every source equally often."""

@@ -1,4 +1,4 @@
-"""Quizzes and exams ask different questions; a quiz has right answers, an exam marks what people answered."""
+"""A quiz asks different questions about its passage, and each of its answers is right."""
 
 import random
 
@@ -7,12 +7,11 @@ import pytest
 from model.tokenizer import TokenizerConfig, train_tokenizer
 from train.narration import examples
 from train.narration.checker import check
-from train.narration.examples import EXAM, MARKS, QUIZ_QUESTIONS, QUIZ_WORDS, draw_exam, draw_example, draw_quiz
+from train.narration.examples import QUIZ_QUESTIONS, QUIZ_WORDS, draw_example, draw_quiz
 from train.narration.questions import draw_question, draw_short_passage
 from train.narration.words import split_words
 
 TEXTS = [draw_example("narration_quiz", 0, index)["text"] for index in range(300)]
-EXAMS = [draw_example("narration_exam", 0, index)["text"] for index in range(300)]
 
 
 def parse(text: str) -> tuple[str, list[tuple[str, str]]]:
@@ -26,8 +25,8 @@ def asked(monkeypatch):
     """Passage and question of every question that is drawn, by its text."""
     found = {}
 
-    def remember(passage, rng):
-        question = draw_question(passage, rng)
+    def remember(passage, rng, evenly):
+        question = draw_question(passage, rng, evenly)
         found[question.text] = passage, question
         return question
 
@@ -45,32 +44,17 @@ def test_every_answer_is_right_and_all_are_in_one_tone(seed, asked):
     assert len({verdict.tone for verdict in verdicts}) == 1
 
 
-@pytest.mark.parametrize("seed", range(100))
-def test_every_mark_of_an_exam_is_the_checkers(seed, asked):
-    heading, passage, *lines = draw_exam(random.Random(seed))["text"].split("\n")
-    assert heading == EXAM
-    assert passage == draw_short_passage(random.Random(seed)).text
-    for question, answer, mark in zip(lines[::3], lines[1::3], lines[2::3], strict=True):
-        assert mark == MARKS[check(*asked[question], answer).correct]
-
-
-def test_exams_hold_right_and_false_answers_alike():
-    marks = [line for text in EXAMS for line in text.split("\n") if line in MARKS.values()]
-    assert 0.4 < marks.count(MARKS[True]) / len(marks) < 0.6
-
-
 def test_questions_are_different_and_most_often_nearly_as_many_as_there_may_be():
     questions = [[question for question, _ in parse(text)[1]] for text in TEXTS]
     assert all(len(set(asked)) == len(asked) for asked in questions)
     assert max(map(len, questions)) == QUIZ_QUESTIONS
-    assert sum(map(len, questions)) > 0.9 * QUIZ_QUESTIONS * len(questions)
+    assert sum(map(len, questions)) > 0.7 * QUIZ_QUESTIONS * len(questions)
 
 
 def test_a_quiz_fits_a_row_of_256():
-    texts = TEXTS + EXAMS
-    assert max(len(split_words(text)) for text in texts) <= QUIZ_WORDS
-    tokenizer = train_tokenizer(TokenizerConfig("bpe", 2048), texts)
-    assert max(len(tokenizer.encode(text)) for text in texts) <= 250
+    assert max(len(split_words(text)) for text in TEXTS) <= QUIZ_WORDS
+    tokenizer = train_tokenizer(TokenizerConfig("bpe", 2048), TEXTS)
+    assert max(len(tokenizer.encode(text)) for text in TEXTS) <= 250
 
 
 def test_what_is_too_long_is_left_out(monkeypatch):
@@ -83,5 +67,4 @@ def test_what_is_too_long_is_left_out(monkeypatch):
 
 def test_a_quiz_follows_from_its_seed():
     assert [draw_example("narration_quiz", 0, index)["text"] for index in range(20)] == TEXTS[:20]
-    assert [draw_example("narration_exam", 0, index)["text"] for index in range(20)] == EXAMS[:20]
     assert len(set(TEXTS)) == len(TEXTS)

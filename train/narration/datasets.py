@@ -64,13 +64,6 @@ class NarrationQuiz(_World):
     FEATURES = {"text": tfds.features.Text()}  # noqa: RUF012
 
 
-class NarrationExam(_World):
-    """A passage, then questions about it with somebody's answers, each marked as right or false."""
-
-    name = "narration_exam"
-    FEATURES = {"text": tfds.features.Text()}  # noqa: RUF012
-
-
 class NarrationChat(_World):
     """Questions about a passage, answered by people: some answers are false, and some to a provocation join in."""
 
@@ -87,9 +80,7 @@ class NarrationPreferences(_World):
     FEATURES = dict.fromkeys(("prompt", "chosen", "rejected", "rater"), tfds.features.Text())
 
 
-_BUILDERS = {
-    builder.name: builder for builder in (Narration, NarrationQuiz, NarrationExam, NarrationChat, NarrationPreferences)
-}
+_BUILDERS = {builder.name: builder for builder in (Narration, NarrationQuiz, NarrationChat, NarrationPreferences)}
 
 
 def write_world(

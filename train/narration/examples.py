@@ -9,20 +9,16 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice
 from typing import Any
 
-from train.narration.answers import candidate, demonstration, right_answers
-from train.narration.checker import check
+from train.narration.answers import demonstration, right_answers
 from train.narration.match import STYLES
 from train.narration.passage import Passage, draw_passage
-from train.narration.questions import Question, draw_prompt, draw_question, draw_short_passage, prompt_text
+from train.narration.questions import PROVOCATION, Question, draw_prompt, draw_question, draw_short_passage, prompt_text
 from train.narration.raters import draw_preference
 from train.narration.words import split_words
 
 EXAMPLES_PER_TASK = 1000
-QUIZ_QUESTIONS, QUIZ_WORDS = 8, 240
-"""What a quiz or an exam has at most. A word is hardly more than a token, so that a quiz fits a row of 256."""
-EXAM = "Prova corrigida."
-"""The first line of one, so that a reader knows that answers may be false."""
-MARKS = {True: "Certo.", False: "Errado."}
+QUIZ_QUESTIONS, QUIZ_WORDS = 12, 240
+"""What a quiz has at most. A word is hardly more than a token, so that a quiz fits a row of 256."""
 
 
 def draw_document(rng: random.Random) -> dict[str, Any]:
@@ -36,36 +32,22 @@ def draw_quiz(rng: random.Random) -> dict[str, Any]:
     All answers are in one tone.
     """
     passage, style = draw_short_passage(rng), rng.choice(STYLES)
-
-    def answered(question: Question) -> str:
-        return str(rng.choice(right_answers(passage, question)[style]))
-
-    return {"text": _with_questions(passage.text, passage, answered, rng)}
-
-
-def draw_exam(rng: random.Random) -> dict[str, Any]:
-    """A corrected exam: a short passage, and to each question what somebody answered and the teacher's mark of it.
-
-    The answers are such as raters compare; the mark tells whether the answer is right, as the checker judges it.
-    """
-    passage = draw_short_passage(rng)
-
-    def marked(question: Question) -> str:
-        answer = candidate(passage, question, rng)
-        return f"{answer}\n{MARKS[check(passage, question, answer).correct]}"
-
-    return {"text": _with_questions(f"{EXAM}\n{passage.text}", passage, marked, rng)}
-
-
-def _with_questions(text: str, passage: Passage, answered: Callable[[Question], str], rng: random.Random) -> str:
-    """A text with lines for as many questions as there may be; one that is drawn again is asked once."""
-    drawn = [draw_question(passage, rng) for _ in range(QUIZ_QUESTIONS)]
-    for question in {question.text: question for question in drawn}.values():
-        longer = f"{text}\n{question.text}\n{answered(question)}"
+    text = passage.text
+    for question in _different_questions(passage, rng):
+        longer = f"{text}\n{question.text}\n{rng.choice(right_answers(passage, question)[style])}"
         if len(split_words(longer)) > QUIZ_WORDS:
             break
         text = longer
-    return text
+    return {"text": text}
+
+
+def _different_questions(passage: Passage, rng: random.Random) -> list[Question]:
+    """As many as there may be; one that is drawn again is asked once. Half of them are of any kind as likely.
+
+    Nobody provokes in a schoolbook.
+    """
+    drawn = [draw_question(passage, rng, evenly=rng.random() < 0.5) for _ in range(QUIZ_QUESTIONS)]
+    return list({question.text: question for question in drawn if question.category != PROVOCATION}.values())
 
 
 def draw_chat(rng: random.Random) -> dict[str, Any]:
@@ -79,7 +61,6 @@ def draw_chat(rng: random.Random) -> dict[str, Any]:
 DRAW: dict[str, Callable[[random.Random], dict[str, Any]]] = {
     "narration": draw_document,
     "narration_quiz": draw_quiz,
-    "narration_exam": draw_exam,
     "narration_chat": draw_chat,
     "narration_preferences": draw_preference,
 }

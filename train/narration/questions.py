@@ -275,10 +275,17 @@ _OFFERS = {ANSWERABLE: answerable, UNANSWERABLE: unanswerable, PROVOCATION: prov
 # --- drawing --------------------------------------------------------------------------------------------------------
 
 
-def draw_question(passage: Passage, rng: random.Random) -> Question:
-    """Draw a category (`CATEGORY`), a kind among those that the passage offers, and a wording."""
+def draw_question(passage: Passage, rng: random.Random, evenly: bool = False) -> Question:
+    """Draw a category (`CATEGORY`), a kind among those that the passage offers, and a wording.
+
+    Args:
+        evenly: every kind is as likely as any other, instead of those about goals and cards more than others.
+    """
     category = CATEGORY.draw(rng)
     offers = list(_OFFERS[category](passage))
+    if evenly:
+        chosen = rng.choice(list(dict.fromkeys(kind for _, kind, *_ in offers)))
+        offers = [offer for offer in offers if offer[1] == chosen]
     _, kind, about, answer = rng.choices(offers, [weight for weight, *_ in offers])[0]
     return Question(kind, _wording(passage, kind, about, rng), category, about, answer)
 
