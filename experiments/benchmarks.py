@@ -26,8 +26,9 @@ from model.sharding import ShardingRules, make_mesh
 from model.tokenizer import TokenizerConfig, train_tokenizer
 from model.transformer import Transformer, count_parameters
 from rlhf.config import PPOConfig
-from rlhf.ppo import PaddedPrompts, PPOTrainer
-from rlhf.scorer import init_scorer
+from rlhf.ppo import PPOTrainer
+from rlhf.prompts import PaddedPrompts
+from rlhf.scorer import init_reward_model
 from train.batches import Batch
 from train.flops import matmul_parameters, measured_matmul_flops, train_flops_per_token
 from train.loop import check_fits, check_rows_divide, compute_dtype
@@ -227,12 +228,12 @@ def _ppo_iterations(shape: PpoShape) -> Callable[[int], float]:
         learning,
         PaddedPrompts(rows, shape.batch, seed=0),
         reference,
-        init_scorer(next(keys), trunk, shape.width),
+        init_reward_model(next(keys), trunk, shape.width),
         train_tokenizer(TokenizerConfig(kind="char"), []),
         stop=(),
         seed=0,
     )
-    state, number = trainer.initial(policy, init_scorer(next(keys), trunk, shape.width)), 0
+    state, number = trainer.initial(policy, init_reward_model(next(keys), trunk, shape.width)), 0
 
     def run(updates: int) -> float:
         nonlocal state, number

@@ -12,9 +12,10 @@ import yaml
 from model.config import MeshConfig, ModelConfig
 from model.errors import UserError, unknown
 from model.tokenizer import TokenizerConfig
-from rlhf.config import PPOConfig, RewardConfig
+from rlhf.config import DPOConfig, GRPOConfig, PPOConfig, RewardConfig
 from train.config import DataConfig, SftConfig, TrainConfig
 from train.mapping import from_mapping, to_mapping
+from train.run_directory import STAGE_BEFORE
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,19 @@ class Experiment:
     sft: SftConfig = field(default_factory=SftConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
+    grpo: GRPOConfig = field(default_factory=GRPOConfig)
+    dpo: DPOConfig = field(default_factory=DPOConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     stages: Annotated[tuple[str, ...], tyro.conf.Suppress] = ("pretrain",)  # on the command line: of this time
-    """What a run does, one after the other: pretrain, sft, reward, ppo."""
+    """What a run does, one after the other: pretrain, sft, reward, ppo, grpo, dpo, compare."""
+
+    def judge_of(self, stage: str) -> str | None:
+        """The other run whose reward model a stage learns from, if it names one."""
+        return getattr(getattr(self, stage, None), "reward_run", None)
+
+    def stage_before(self, stage: str) -> str | None:
+        """What a stage begins with; with another run's reward model it needs none of this one's."""
+        return STAGE_BEFORE["reward" if self.judge_of(stage) else stage]
 
     def check(self) -> None:
         """What no part can check alone.

@@ -48,7 +48,7 @@ NARRATOR = Experiment(
     ),
     reward=RewardConfig(source="narration_preferences:24000", steps=800),
     ppo=PPOConfig(kl_coefficient=0.1),  # the reward model is no better than that: at 0.02 it is over-optimised
-    stages=("pretrain", "sft", "reward", "ppo"),
+    stages=("pretrain", "sft", "reward", "ppo", "compare"),
 )
 
 TINY = Experiment(

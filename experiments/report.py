@@ -7,8 +7,9 @@ from typing import Any
 
 from experiments import pictures
 from experiments.calibration import calibrate
+from experiments.comparison_report import answers_table, conclusion
 from experiments.expectation import expectation
-from experiments.pages import code, html_page, table
+from experiments.pages import code, html_page, plain, table
 from experiments.truth import knows_truth
 from train.narration.cast import TEAMS
 from train.narration.truth import OutsideLanguage
@@ -45,6 +46,7 @@ def write_report(run: RunDirectory) -> Path:
             *_fine_tuning(run, folder),
             *_choices(run),
             *_pleasing(run, folder),
+            *_comparison(run),
             "## Speed\n\nCompilation, evaluation, samples and checkpoints are left out.\n\n"
             "![tokens per second by step](pictures/throughput.png)",
             "## How it was made\n\n" + _provenance(run),
@@ -153,6 +155,16 @@ def _pleasing(run: RunDirectory, folder: Path) -> list[str]:
         "![rewards and KL by iteration](pictures/ppo.png)",
         table(["asked", "answered at last"], answers),
     ]
+
+
+def _comparison(run: RunDirectory) -> list[str]:
+    """What the stage `compare` came to, where it is complete."""
+    result = run.stage("compare").result
+    if result is None:
+        return []
+    head, rows = answers_table(result)
+    names = ["", *(plain(name) for name in head[1:])]
+    return [f"## Before and after\n\n{plain(conclusion(result))}.\n\n{table(names, rows)}"]
 
 
 def _samples(rows: list[dict[str, Any]]) -> str:

@@ -12,7 +12,7 @@ from experiments.alignment import batches, pad
 from model.errors import UserError
 from rlhf.records import Prompt
 from rlhf.reward import encode_answer
-from rlhf.scorer import load_scorer, score
+from rlhf.scorer import load_reward_model, score
 from train.progress import bar
 from train.run_directory import RunDirectory
 from train.trained import load
@@ -37,7 +37,7 @@ class RewardModel:
             before.template,
             before.model.config.context_length,
         )
-        self._params = load_scorer(run, before.model)
+        self._params = load_reward_model(run, before.model)
         self._score = jax.jit(partial(score, before.model))
 
     def scores(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> Float[np.ndarray, "N"]:
@@ -50,7 +50,8 @@ class RewardModel:
             encode_answer(self.tokenizer, self.template, prompt, answer, sys.maxsize)
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
-        tokens, lengths = pad(rows, self.tokenizer.padding)
+        tokens, lengths = pad([row.ids for row in rows], self.tokenizer.padding)
+        starts = np.array([row.start for row in rows], np.int32)
         if lengths.max() > self.context:
             raise UserError(
                 f"the reward model of {self.name!r} has a context of {self.context} tokens; the longest answer takes "
@@ -59,6 +60,7 @@ class RewardModel:
         found = []
         with bar(f"scores by {self.name}", len(rows)) as advance:
             for which in batches(len(rows)):
-                found.append(np.asarray(self._score(self._params, tokens[which], lengths[which])).mean(axis=1))
+                scores = np.asarray(self._score(self._params, tokens[which], starts[which], lengths[which]))
+                found.append(scores.mean(axis=1))
                 advance(min(len(which), len(rows) - len(which) * (len(found) - 1)))
         return np.concatenate(found)[: len(rows)]

@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-from model.errors import UserError
+from model.errors import UserError, check_numbers
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,18 @@ class RewardConfig:
 
 
 @dataclass(frozen=True)
-class PPOConfig:
-    """PPO against the reward model. As Ouyang et al. 2022 where nothing is said."""
+class PolicyConfig:
+    """What PPO and GRPO share: answers are drawn and scored, and the policy learns from them."""
+
+    stage: ClassVar[str]
+    """What the stage and its part of an experiment are called."""
 
     prompts: str = "narration_chat:20000:1"
     """What is asked: narration_chat[:EXAMPLES[:SEED]], or jsonl:GLOB of {"prompt"} or {"messages"}."""
+    reward_run: str | None = None
+    """The run whose reward model scores the answers; it reads the same tokens. None: this one's own."""
+    ensemble: Literal["mean", "min"] = "mean"
+    """How the reward model's heads become one score; min is worst-case optimization (Coste et al. 2023)."""
     steps: int = 100
     """Iterations: rollout, then epochs of minibatches."""
     batch_size: int = 64
@@ -62,6 +70,9 @@ class PPOConfig:
     """Times that each episode is learned from."""
     minibatches: int = 4
     """Updates of one epoch."""
+    accumulation: int = 1
+    """Parts that a minibatch is computed in, one after the other, to save memory; changes the result by rounding
+    only."""
     max_tokens: int = 32
     """Where an answer ends that has not stopped by then."""
     temperature: float = 1.0
@@ -70,22 +81,10 @@ class PPOConfig:
     """Reward lost for each nat that a token is likelier than under the fine-tuned model; fixed."""
     unstopped_penalty: float = 1.0
     """Taken from the score of an answer that did not stop by itself."""
-    discount: float = 1.0
-    """Of what comes a token later."""
-    gae_decay: float = 0.95
-    """Lambda of generalized advantage estimation."""
-    whiten_rewards: bool = False
-    """Scale the tokens' rewards of an iteration to variance 1; their mean stays."""
-    whiten_advantages: bool = True
-    """Scale the advantages of an iteration to mean 0 and variance 1."""
     clip: float = 0.2
     """How far a probability may move, as a ratio, before a token teaches nothing more."""
-    value_clip: float = 0.2
-    """The same for values."""
     learning_rate: float = 1e-4
     """Of the policy at first; it falls linearly to a tenth."""
-    critic_learning_rate: float = 3e-4
-    """Of the critic, likewise."""
     epsilon: float = 1e-5
     """Adam's (Huang et al. 2024, section 3)."""
     ptx_coefficient: float = 0.5
@@ -96,15 +95,96 @@ class PPOConfig:
     """Iterations between checkpoints."""
 
     def __post_init__(self) -> None:
-        counts = ("steps", "batch_size", "epochs", "minibatches", "max_tokens", "ptx_rows", "checkpoint_every")
-        for name in (*counts, "temperature", "clip", "value_clip", "learning_rate", "critic_learning_rate", "epsilon"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"ppo.{name}={getattr(self, name)} must be a positive number.")
-        for name in ("kl_coefficient", "unstopped_penalty", "ptx_coefficient"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"ppo.{name}={getattr(self, name)} must be 0 or a positive number.")
-        for name in ("discount", "gae_decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"ppo.{name}={getattr(self, name)} must lie between 0 and 1.")
-        if self.batch_size % self.minibatches:
-            raise UserError(f"ppo.minibatches={self.minibatches} does not divide ppo.batch_size={self.batch_size}.")
+        counts = "steps batch_size epochs minibatches accumulation max_tokens ptx_rows checkpoint_every"
+        check_numbers(
+            self.stage,
+            self,
+            positive=f"{counts} temperature clip learning_rate epsilon",
+            not_negative="kl_coefficient unstopped_penalty ptx_coefficient",
+        )
+        rows, over = divmod(self.batch_size, self.minibatches)
+        if over:
+            named = f"{self.stage}.minibatches={self.minibatches}"
+            raise UserError(f"{named} does not divide {self.stage}.batch_size={self.batch_size}.")
+        if rows % self.accumulation:
+            named = f"{self.stage}.accumulation={self.accumulation}"
+            raise UserError(f"{named} does not divide the {rows} episodes of a minibatch (batch_size / minibatches).")
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """First learning rates, by network."""
+        return {"policy": self.learning_rate}
+
+
+@dataclass(frozen=True)
+class PPOConfig(PolicyConfig):
+    """PPO against the reward model. As Ouyang et al. 2022 where nothing is said."""
+
+    stage: ClassVar[str] = "ppo"
+
+    discount: float = 1.0
+    """Of what comes a token later."""
+    gae_decay: float = 0.95
+    """Lambda of generalized advantage estimation."""
+    whiten_rewards: bool = False
+    """Scale the tokens' rewards of an iteration to variance 1; their mean stays."""
+    whiten_advantages: bool = True
+    """Scale the advantages of an iteration to mean 0 and variance 1."""
+    value_clip: float = 0.2
+    """As `clip`, for values."""
+    critic_learning_rate: float = 3e-4
+    """Of the critic at first; it falls as the policy's does."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self.stage, self, positive="value_clip critic_learning_rate", share="discount gae_decay")
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """First learning rates, by network."""
+        return {**super().rates, "critic": self.critic_learning_rate}
+
+
+@dataclass(frozen=True)
+class GRPOConfig(PolicyConfig):
+    """GRPO against the reward model: answers to one prompt are judged against each other (Shao et al. 2024)."""
+
+    stage: ClassVar[str] = "grpo"
+
+    group_size: int = 8
+    """Answers to each prompt."""
+    minibatches: int = 1
+    """Updates of one epoch."""
+    kl_coefficient: float = 0.04
+    """Weight of the KL from the fine-tuned model in the loss."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.group_size < 2:
+            raise UserError(f"grpo.group_size={self.group_size} must be at least 2: answers are judged by the others.")
+        if self.batch_size % self.group_size:
+            raise UserError(f"grpo.group_size={self.group_size} does not divide grpo.batch_size={self.batch_size}.")
+
+
+@dataclass(frozen=True)
+class DPOConfig:
+    """DPO on the choices that the reward model learns from (`reward.source`); see Rafailov et al. 2023."""
+
+    beta: float = 0.1
+    """How dear it is to move away from the fine-tuned model."""
+    steps: int = 400
+    """Updates."""
+    batch_size: int = 16
+    """Prompts of one update, each with all its answers."""
+    learning_rate: float = 1e-4
+    """At first; it falls linearly to a tenth."""
+    epsilon: float = 1e-8
+    """Adam's."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        names = "beta steps batch_size learning_rate epsilon log_every checkpoint_every"
+        check_numbers("dpo", self, positive=names)

@@ -1,6 +1,14 @@
-"""Prompts without answers: what a model is asked, by a person who rates it or by its own training."""
+"""Prompts without answers: what a model is asked, by a person who rates it or by its own training; as text and ids."""
 
-from model.errors import unknown
+from collections.abc import Sequence
+
+import grain
+import numpy as np
+from jaxtyping import Int
+
+from model.chat import ChatTemplate
+from model.errors import UserError, unknown
+from model.tokenizer import Tokenizer
 from rlhf.records import Prompt, read_prompt
 from train.reading import read_dataset, read_files
 from train.sources import open_world
@@ -24,3 +32,47 @@ def open_prompts(spec: str) -> list[Prompt]:
     if kind == "jsonl" and rest:
         return read_files(spec, rest, lambda record: [read_prompt(record)])
     raise unknown("source of prompts", spec, PROMPT_KINDS)
+
+
+def encode_prompts(
+    prompts: Sequence[Prompt], tokenizer: Tokenizer, template: ChatTemplate, room: int
+) -> list[list[int]]:
+    """The ids of prompts, to where the answer begins.
+
+    Raises:
+        UserError: one has more than `room` tokens.
+    """
+    rows = [[tokenizer.document_end, *template.encode(tokenizer, p, answer=True).tokens] for p in prompts]
+    for index, row in enumerate(rows):
+        if len(row) > room:
+            raise UserError(f"prompt {index} has {len(row)} tokens; beside an answer the context has room for {room}.")
+    return rows
+
+
+def stop_tokens(tokenizer: Tokenizer, template: ChatTemplate) -> tuple[int, ...]:
+    """What ends an answer: the end of its turn, or of the document."""
+    return tuple(sorted({template.stop_token(tokenizer), tokenizer.document_end}))
+
+
+def pad(rows: Sequence[Sequence[int]]) -> tuple[Int[np.ndarray, "N P"], Int[np.ndarray, "N"]]:
+    """Rows made as long as the longest, with zeros on the right; and how long they were."""
+    lengths = np.array([len(row) for row in rows], np.int32)
+    tokens = np.zeros((len(rows), lengths.max()), np.int32)
+    for padded, row in zip(tokens, rows, strict=True):
+        padded[: len(row)] = row
+    return tokens, lengths
+
+
+class PaddedPrompts:
+    """Prompts as padded ids; batch n is a pure function of the seed and n."""
+
+    def __init__(self, rows: Sequence[Sequence[int]], batch_size: int, seed: int, group_size: int = 1) -> None:
+        """Prepare; each prompt of a batch stands in it `group_size` times in a row."""
+        self.tokens, self.lengths = pad(rows)
+        self.batch_size, self.group_size = batch_size, group_size
+        self._order = grain.MapDataset.range(len(rows)).shuffle(seed=seed).repeat()
+
+    def batch(self, number: int) -> Int[np.ndarray, "B"]:
+        """Which prompts batch `number` takes, from 0."""
+        count = self.batch_size // self.group_size
+        return np.repeat([self._order[number * count + place] for place in range(count)], self.group_size)

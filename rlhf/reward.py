@@ -18,7 +18,7 @@ from model.transformer import Transformer
 from rlhf.config import RewardConfig
 from rlhf.objectives import bradley_terry
 from rlhf.preferences import PromptGroup
-from rlhf.scorer import AnyArray, Scorer, init_scorer, normalized, score
+from rlhf.scorer import AnyArray, RewardModel, init_reward_model, normalized, score
 from rlhf.stage import Step
 from train.optimizer import is_matrix
 
@@ -29,7 +29,7 @@ class RewardState(NamedTuple):
     """All that a step reads and writes."""
 
     step: Int[Array, ""]
-    params: Scorer
+    params: RewardModel
     opt_state: Any
 
 
@@ -37,6 +37,8 @@ class Comparisons(NamedTuple):
     """Answers of some prompts, each once, and the pairs among them. Weight 0 marks padding."""
 
     tokens: Int[AnyArray, "N T"]
+    starts: Int[AnyArray, "N"]
+    """Where each row's answer begins."""
     lengths: Int[AnyArray, "N"]
     chosen: Int[AnyArray, "M"]
     rejected: Int[AnyArray, "M"]
@@ -63,7 +65,7 @@ class Comparer:
         ]
         self.most_answers = max(len(group.answers) for group in groups)
         self.most_pairs = max(len(group.pairs) for group in groups)
-        self.length = max(len(ids) for answers in self.answers for ids in answers)
+        self.length = max(len(answer.ids) for answers in self.answers for answer in answers)
         self._order = grain.MapDataset.range(len(groups)).shuffle(seed=seed).repeat()
 
     def batch(self, number: int) -> Comparisons:
@@ -74,7 +76,8 @@ class Comparer:
     def collate(self, places: Sequence[int]) -> Comparisons:
         """The comparisons of some prompts, padded to the shape of every batch."""
         rows, pairs = self.batch_size * self.most_answers, self.batch_size * self.most_pairs
-        tokens, lengths = np.zeros((rows, self.length), np.int32), np.ones(rows, np.int32)
+        tokens = np.zeros((rows, self.length), np.int32)
+        starts, lengths = np.ones(rows, np.int32), np.ones(rows, np.int32)
         chosen, rejected = np.zeros(pairs, np.int32), np.zeros(pairs, np.int32)
         margin, weights = np.zeros(pairs, np.float32), np.zeros(pairs, np.float32)
         row = pair = 0
@@ -83,33 +86,42 @@ class Comparer:
                 chosen[pair], rejected[pair] = row + won.winner, row + won.loser
                 margin[pair], weights[pair] = won.margin, 1
                 pair += 1
-            for ids in self.answers[place]:
-                tokens[row, : len(ids)], lengths[row] = ids, len(ids)
+            for ids, start in self.answers[place]:
+                tokens[row, : len(ids)], starts[row], lengths[row] = ids, start, len(ids)
                 row += 1
-        return Comparisons(tokens, lengths, chosen, rejected, margin, weights)
+        return Comparisons(tokens, starts, lengths, chosen, rejected, margin, weights)
+
+
+class EncodedAnswer(NamedTuple):
+    """A prompt with an answer, to the token that ends it."""
+
+    ids: list[int]
+    start: int
+    """Where the answer begins."""
 
 
 def encode_answer(
     tokenizer: Tokenizer, template: ChatTemplate, prompt: Sequence[Message], answer: str, length: int
-) -> list[int]:
-    """The ids of a prompt with an answer, to the token that ends it.
+) -> EncodedAnswer:
+    """The ids of a prompt with an answer.
 
     Raises:
         UserError: it is longer than `length`.
     """
     chat = template.encode(tokenizer, [*prompt, Message("assistant", answer)])
     last = len(chat.by_assistant) - chat.by_assistant[::-1].index(True)
+    first = last - chat.by_assistant[:last][::-1].index(False)
     ids = [tokenizer.document_end, *chat.tokens[:last]]
     if len(ids) > length:
         raise UserError(f"the answer {answer[:60]!r} has {len(ids)} tokens with its prompt; reward.length={length}.")
-    return ids
+    return EncodedAnswer(ids, 1 + first)
 
 
 def comparison_loss(
-    params: Scorer, batch: Comparisons, model: Transformer, smoothing: float
+    params: RewardModel, batch: Comparisons, model: Transformer, smoothing: float
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean Bradley-Terry loss of all heads on a batch, and how often they agree with the choices."""
-    scores = score(model, params, batch.tokens, batch.lengths)
+    scores = score(model, params, batch.tokens, batch.starts, batch.lengths)
 
     def of_head(scores: Float[Array, "N"]) -> tuple[Array, Array]:
         return bradley_terry(scores[batch.chosen], scores[batch.rejected], batch.margin, smoothing, batch.weights)
@@ -142,12 +154,14 @@ class RewardTrainer:
 
     def initial(self, trunk: Any, seed: int) -> RewardState:
         """The state before the first step: fresh heads on a trunk, its scores on reference answers normalized."""
-        own = jax.tree.map(jnp.copy, trunk)  # a step uses up what it is given
-        params = self.normalize(init_scorer(jax.random.key(seed), own, self.model.config.width, self.config.heads))
-        return RewardState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
+        fresh = init_reward_model(jax.random.key(seed), trunk, self.model.config.width, self.config.heads)
+        fresh = jax.tree.map(jnp.copy, fresh)  # a step uses up what it is given
+        # Of the two only the heads say anything yet, so only they are scaled.
+        params = self.normalize(fresh)._replace(weight=fresh.weight)
+        return RewardState(jnp.zeros((), jnp.int32), params, self.optimizer.init(_learned(params)))
 
-    def normalize(self, params: Scorer) -> Scorer:
-        """The same scorer with mean 0 and std 1 on the answers of the first prompts."""
+    def normalize(self, params: RewardModel) -> RewardModel:
+        """The same model with mean 0 and std 1 on the answers of the first prompts."""
         groups = range(min(REFERENCE_GROUPS, len(self.comparer.groups)))
         return normalized(params, np.concatenate(self.scores(params, self.comparer, groups)))
 
@@ -160,23 +174,34 @@ class RewardTrainer:
         return Step(state, found, note=f"loss {found['loss']:.3f}  accuracy {found['accuracy']:.0%}")
 
     def _step(self, state: RewardState, batch: Comparisons) -> tuple[RewardState, Array, Array]:
-        loss_of = partial(comparison_loss, model=self.model, smoothing=self.config.label_smoothing)
-        (loss, accuracy), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params, batch)
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        return RewardState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), loss, accuracy
+        learned, reference = _learned(state.params), state.params.reference
 
-    def scores(self, params: Scorer, comparer: Comparer, places: Sequence[int]) -> list[Float[np.ndarray, "A K"]]:
+        def loss_of(learned: RewardModel) -> tuple[Array, Array]:
+            params = learned._replace(reference=reference)
+            return comparison_loss(params, batch, self.model, self.config.label_smoothing)
+
+        (loss, accuracy), grads = jax.value_and_grad(loss_of, has_aux=True)(learned)
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, learned)
+        params = optax.apply_updates(learned, updates)._replace(reference=reference)
+        return RewardState(state.step + 1, params, opt_state), loss, accuracy
+
+    def scores(self, params: RewardModel, comparer: Comparer, places: Sequence[int]) -> list[Float[np.ndarray, "A K"]]:
         """Every head's scores of each prompt's answers."""
         found = []
         for start in range(0, len(places), comparer.batch_size):
             part = places[start : start + comparer.batch_size]
             batch = comparer.collate(part)
-            scores, row = np.asarray(self._score(params, batch.tokens, batch.lengths)), 0
+            scores, row = np.asarray(self._score(params, batch.tokens, batch.starts, batch.lengths)), 0
             for place in part:
                 answers = len(comparer.groups[place].answers)
                 found.append(scores[row : row + answers])
                 row += answers
         return found
+
+
+def _learned(params: RewardModel) -> RewardModel:
+    """What the optimizer moves."""
+    return params._replace(reference=None)
 
 
 class RewardEvaluation(NamedTuple):
@@ -193,7 +218,7 @@ class RewardEvaluation(NamedTuple):
     """Pearson's, between score and answer length in tokens."""
 
 
-def evaluate_reward(trainer: RewardTrainer, params: Scorer, held_out: Comparer) -> RewardEvaluation:
+def evaluate_reward(trainer: RewardTrainer, params: RewardModel, held_out: Comparer) -> RewardEvaluation:
     """Judge a reward model on choices it has not seen."""
     scores = [rows.mean(axis=1) for rows in trainer.scores(params, held_out, range(len(held_out.groups)))]
     differences = np.array(
@@ -203,7 +228,7 @@ def evaluate_reward(trainer: RewardTrainer, params: Scorer, held_out: Comparer) 
             for w in group.pairs
         ]
     )
-    lengths = np.array([len(ids) for answers in held_out.answers for ids in answers])
+    lengths = np.array([len(answer.ids) for answers in held_out.answers for answer in answers])
     return RewardEvaluation(
         pairs=len(differences),
         accuracy=float(np.mean((np.sign(differences) + 1) / 2)),

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from model.attention import KVCache, init_cache
 from model.decode import decode_step, prefill
 from model.layers import wide
+from model.tokenizer import Tokenizer
 from model.transformer import Transformer, logits
 
 AnyArray = Array | np.ndarray
@@ -126,6 +127,12 @@ def response_log_probs(
     scores = logits(before_responses(hidden, rollout), model.apply(variables, method="unembedding"))
     tempered = _tempered(scores, rollout.temperature[:, None, None])
     return _log_prob(tempered, rollout.responses()), -jnp.sum(jnp.exp(tempered) * tempered, axis=-1)
+
+
+def response_texts(rollout: Rollout, tokenizer: Tokenizer, stop: tuple[int, ...]) -> list[str]:
+    """The responses as text, without the token of `stop` that ended each."""
+    rows = zip(np.asarray(rollout.responses()), np.asarray(rollout.response_lengths), strict=True)
+    return [tokenizer.decode(token for token in row[:end].tolist() if token not in stop).strip() for row, end in rows]
 
 
 def before_responses(per_token: Float[Array, "B S D"], rollout: Rollout) -> Float[Array, "B R D"]:

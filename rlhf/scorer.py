@@ -1,19 +1,21 @@
-"""A transformer with a scalar head: the reward model, and the critic that starts from it."""
+"""A transformer with a scalar head: what the reward model and the critic that starts from it are made of."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from model.errors import UserError
 from model.transformer import Transformer
-from train.checkpoint import Checkpoints
+from train.objective import cross_entropy
 from train.run_directory import RunDirectory
-from train.trained import abstract_params
+from train.trained import Trained, abstract_params, open_language, restore
 
 AnyArray = Array | np.ndarray
+VOCAB_CHUNK = 16_384  # columns of the logits that exist at once
 
 
 class Scorer(NamedTuple):
@@ -36,35 +38,114 @@ def score_tokens(model: Transformer, params: Scorer, tokens: Int[AnyArray, "B T"
     return hidden.astype(params.kernel.dtype) @ params.kernel + params.bias
 
 
+class RewardModel(NamedTuple):
+    """Parameters of a reward model: a scorer, and how much its trunk's own expectations count.
+
+    To tell a false answer from a right one by the last hidden state, a trunk would have to compare what it reads with
+    what it knows, in layers that it has not got to spare. What it expects to read it says already: its probabilities.
+    So what counts beside the heads is how much likelier the answer is to the trunk than it was to the fine-tuned model
+    that it began as, which Rafailov et al. 2023, equation 5, show to be a reward.
+    """
+
+    scorer: Scorer
+    reference: Any
+    """The fine-tuned model's parameters, never trained."""
+    weight: Float[Array, "K"]
+    """Reward for each nat that the answer has become likelier."""
+
+
+EXPECTATION = 0.3  # what `weight` begins as
+
+
+def init_reward_model(key: PRNGKeyArray, trunk: Any, width: int, heads: int = 1) -> RewardModel:
+    """A reward model that begins as the fine-tuned model whose parameters `trunk` are, with fresh heads."""
+    return RewardModel(init_scorer(key, trunk, width, heads), trunk, jnp.full(heads, EXPECTATION))
+
+
 def score(
-    model: Transformer, params: Scorer, tokens: Int[AnyArray, "B T"], lengths: Int[AnyArray, "B"]
+    model: Transformer,
+    params: RewardModel,
+    tokens: Int[AnyArray, "B T"],
+    starts: Int[AnyArray, "B"],
+    lengths: Int[AnyArray, "B"],
 ) -> Float[Array, "B K"]:
-    """What each head makes of each row of `lengths` real tokens: read at the last of them."""
-    hidden, _ = model.apply({"params": params.trunk}, jnp.asarray(tokens), method="hidden")
+    """What each head makes of the answer in each row, whose tokens are those from `starts` to before `lengths`."""
+    scorer = params.scorer
+    hidden, _ = model.apply({"params": scorer.trunk}, jnp.asarray(tokens), method="hidden")
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    return last.astype(params.kernel.dtype) @ params.kernel + params.bias
+    likelier = log_likelihoods(model, scorer.trunk, tokens, starts, lengths, hidden)
+    likelier = likelier - log_likelihoods(model, params.reference, tokens, starts, lengths)
+    return last.astype(scorer.kernel.dtype) @ scorer.kernel + scorer.bias + likelier[:, None] * params.weight
 
 
-def normalized(params: Scorer, scores: Float[np.ndarray, "N K"]) -> Scorer:
-    """The same scorer on the scale where `scores`, its own of reference answers, have mean 0 and std 1 by head."""
+def log_likelihoods(
+    model: Transformer,
+    params: Any,
+    tokens: Int[AnyArray, "B T"],
+    starts: Int[AnyArray, "B"],
+    lengths: Int[AnyArray, "B"],
+    hidden: Float[Array, "B T D"] | None = None,
+) -> Float[Array, "B"]:
+    """Nats of each row's answer under a model, given what stands before it.
+
+    Args:
+        hidden: the model's, where it has been computed already.
+    """
+    tokens, variables = jnp.asarray(tokens), {"params": params}
+    if hidden is None:
+        hidden, _ = model.apply(variables, tokens, method="hidden")
+    unembedding = model.apply(variables, method="unembedding")
+    losses = cross_entropy(hidden[:, :-1], unembedding, tokens[:, 1:], VOCAB_CHUNK)
+    places = jnp.arange(1, tokens.shape[1])
+    inside = (places >= jnp.asarray(starts)[:, None]) & (places < jnp.asarray(lengths)[:, None])
+    return -jnp.sum(jnp.where(inside, losses, 0), axis=1)
+
+
+def combined(scores: Float[Array, "*B K"], how: Literal["mean", "min"]) -> Float[Array, "*B"]:
+    """One score of K heads: their mean, or the least, which no head thinks too good (Coste et al. 2023)."""
+    return scores.mean(axis=-1) if how == "mean" else scores.min(axis=-1)
+
+
+def normalized(params: RewardModel, scores: Float[np.ndarray, "N K"]) -> RewardModel:
+    """The same model on the scale where `scores`, its own of reference answers, have mean 0 and std 1 by head."""
     mean, std = scores.mean(axis=0), np.maximum(scores.std(axis=0), 1e-6)
-    return params._replace(kernel=params.kernel / std, bias=(params.bias - mean) / std)
+    scorer = params.scorer
+    moved = scorer._replace(kernel=scorer.kernel / std, bias=(scorer.bias - mean) / std)
+    return params._replace(scorer=moved, weight=params.weight / std)
 
 
-def load_scorer(run: RunDirectory, model: Transformer) -> Scorer:
-    """The reward model that a run has learned.
+def judge_for(policy: Trained, run: RunDirectory) -> Transformer:
+    """The architecture of the reward model that a run has learned, which is to judge what a policy writes.
+
+    Raises:
+        UserError: it is not complete, or reads other tokens than the policy writes.
+    """
+    run.completed("reward")
+    model, tokenizer, template = open_language(run)
+    pairs = {
+        "tokenizers": (tokenizer.to_json(), policy.tokenizer.to_json()),
+        "chat templates": (template, policy.template),
+    }
+    if differing := [what for what, (one, other) in pairs.items() if one != other]:
+        raise UserError(
+            f"the reward model of {str(run.path)!r} cannot judge what {str(policy.run.path)!r} writes: their "
+            f"{' and '.join(differing)} differ. As reward_run name a run that shares them, or none."
+        )
+    return model
+
+
+def load_reward_model(run: RunDirectory, model: Transformer) -> RewardModel:
+    """The reward model that a run has learned, on a trunk of this architecture.
 
     Raises:
         UserError: it has none yet, or its checkpoint cannot be read.
     """
-    trunk, config = abstract_params(model), model.config
-    make = partial(init_scorer, width=config.width, heads=run.config()["reward"]["heads"])
+    trunk = abstract_params(model)
+    make = partial(init_reward_model, width=model.config.width, heads=run.config()["reward"]["heads"])
     shapes = jax.eval_shape(make, jax.random.key(0), trunk)
     place = jax.tree.leaves(trunk)[0].sharding.mesh
     whole = jax.sharding.NamedSharding(place, jax.sharding.PartitionSpec())
-    heads = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes._replace(trunk=None))
-    checkpoints = Checkpoints(run.stage("reward").checkpoints)
-    try:
-        return checkpoints.restore_params(heads._replace(trunk=trunk))[0]
-    finally:
-        checkpoints.close()
+    bare = RewardModel(shapes.scorer._replace(trunk=None), None, shapes.weight)
+    bare = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), bare)
+    abstract = bare._replace(scorer=bare.scorer._replace(trunk=trunk), reference=trunk)
+    return restore(run, "reward", model, abstract)[0]

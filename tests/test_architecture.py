@@ -44,10 +44,10 @@ def test_imports_run_down_the_table_only(room):
             )
 
 
-def test_the_core_stays_under_5300_lines():
-    """5,000 in the plan; reward model and PPO with a critic took 500 where it had foreseen 300."""
+def test_the_core_stays_under_5800_lines():
+    """5,000 in the plan, which foresaw PPO; GRPO and DPO, another run's reward model and accumulation came with it."""
     files = [path for room in ("model", "train", "rlhf") for path in modules(room) if "narration" not in path.parts]
-    assert sum(len(path.read_text().splitlines()) for path in files) < 5300
+    assert sum(len(path.read_text().splitlines()) for path in files) < 5800
 
 
 def test_no_file_is_longer_than_400_lines():

@@ -10,7 +10,7 @@ RUN/STAGE/samples.jsonl, checkpoints/, result.json (once the stage is complete)
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,18 @@ import yaml
 from model.errors import UserError
 from train.mapping import differences
 
-STAGE_NAMES = ("pretrain", "sft", "reward", "ppo")  # each begins with what the one before it came to
+STAGE_BEFORE = {
+    "pretrain": None,
+    "sft": "pretrain",
+    "reward": "sft",
+    "ppo": "reward",
+    "grpo": "reward",
+    "dpo": "sft",
+    "compare": "ppo",
+}
+"""What each stage begins with."""
+STAGE_NAMES = tuple(STAGE_BEFORE)
+Complete = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class StageDirectory:
@@ -71,6 +82,17 @@ class RunDirectory:
         """Names of the stages that have begun, in their order."""
         return [name for name in STAGE_NAMES if (self.path / name / "metrics.jsonl").exists()]
 
+    def completed(self, name: str) -> dict[str, Any]:
+        """What a complete stage came to.
+
+        Raises:
+            UserError: it is not complete, or the folder holds no run.
+        """
+        self.config()
+        if (result := self.stage(name).result) is None:
+            raise UserError(f"stage {name!r} of {str(self.path)!r} is not complete.")
+        return result
+
     def config(self) -> dict[str, Any]:
         """The config as a mapping.
 
@@ -84,16 +106,19 @@ class RunDirectory:
             raise UserError(f"{str(self.config_path)!r} is damaged: it holds no config.")
         return config
 
-    def claim(self, config: Mapping[str, Any]) -> None:
+    def claim(self, config: Mapping[str, Any], complete: Complete = dict) -> None:
         """Take the folder for `config`, or find that it already holds a run of the same one.
 
         A folder in which no stage has begun holds nothing to lose, and is taken anew.
+
+        Args:
+            complete: gives a config of an older version the fields that it does not know, at their defaults.
 
         Raises:
             UserError: it holds a run of another config; the differences are shown.
         """
         if self.stages():
-            changed = differences(self.config(), config)
+            changed = differences(complete(self.config()), config)
             if changed:
                 lines = "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, old, new in changed)
                 raise UserError(

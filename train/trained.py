@@ -1,5 +1,8 @@
 """Opening what a run has learned: its model, parameters and tokenizer, ready to ask."""
 
+import functools
+import operator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -7,11 +10,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import orbax.checkpoint as ocp
 
 from model.chat import ChatTemplate
 from model.config import MeshConfig, ModelConfig
 from model.errors import UserError, unknown
-from model.sharding import ShardingRules, logical_axes, make_mesh, state_shardings
+from model.sharding import ShardingRules, logical_axes, make_mesh, path_keys, state_shardings
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from train.checkpoint import Checkpoints
@@ -19,7 +23,10 @@ from train.mapping import from_mapping
 from train.run_directory import RunDirectory
 
 RUNS = Path("runs")
-LANGUAGE_STAGES = ("pretrain", "sft", "ppo")  # the other holds no model that continues text
+LANGUAGE_STAGES = ("pretrain", "sft", "ppo", "grpo", "dpo")  # the other holds no model that continues text
+
+# The field of a model's config that says how large an axis is, where it has another name.
+FIELDS = {"vocab": "vocab_size", "embed": "width", "mlp": "mlp_width", "head_dim": "width / heads"}
 
 
 @dataclass(frozen=True)
@@ -55,25 +62,74 @@ def open_trained(spec: str | None) -> Trained:
 
 def load(run: RunDirectory, stage: str | None = None) -> Trained:
     """Load the newest checkpoint of a run's stage, by default the last one begun."""
-    config = from_mapping(ModelConfig, run.config().get("model", {}), str(run.config_path))
+    model, tokenizer, template = open_language(run)
     stages = [name for name in run.stages() if name in LANGUAGE_STAGES]
     if not stages:
         raise UserError(f"{str(run.path)!r} has no checkpoint yet.")
     if stage is not None and stage not in stages:
         raise unknown(f"stage of {str(run.path)!r}", stage, stages)
     stage = stage or stages[-1]
+    params, meta = restore(run, stage, model, abstract_params(model))
+    return Trained(run, stage, meta["step"], model, params, tokenizer, template)
+
+
+def open_language(run: RunDirectory) -> tuple[Transformer, Tokenizer, ChatTemplate]:
+    """What a run reads and writes with: its model, without parameters, its tokenizer and its chat template."""
+    config = from_mapping(ModelConfig, run.config().get("model", {}), str(run.config_path))
+    if not run.tokenizer_path.exists():
+        raise UserError(f"{str(run.path)!r} has no checkpoint yet.")
     tokenizer = Tokenizer.load(run.tokenizer_path)
     if config.vocab_size is None:
         config = replace(config, vocab_size=tokenizer.size)
-    model = Transformer(replace(config, remat="none"))  # asking has no backward pass
-    checkpoints = Checkpoints(run.stage(stage).checkpoints)
-    try:
-        params, meta = checkpoints.restore_params(abstract_params(model))
-    finally:
-        checkpoints.close()
     path = run.chat_template_path
     template = ChatTemplate.load(path) if path.exists() else ChatTemplate()
-    return Trained(run, stage, meta["step"], model, params, tokenizer, template)
+    return Transformer(replace(config, remat="none")), tokenizer, template  # asking has no backward pass
+
+
+def restore(run: RunDirectory, stage: str, model: Transformer, abstract: Any) -> tuple[Any, dict[str, Any]]:
+    """The newest parameters of a stage of `model`, laid out as `abstract`, and their meta.
+
+    Raises:
+        UserError: there are none that can be read, or they are another architecture's.
+    """
+    directory = run.stage(stage).checkpoints
+    if differing := _differences(directory, model):
+        raise UserError(
+            f"the checkpoints under {str(directory)!r} are of another architecture than {str(run.config_path)!r}:\n"
+            + "\n".join(f"  {line}" for line in differing)
+        )
+    checkpoints = Checkpoints(directory)
+    try:
+        return checkpoints.restore_params(abstract)
+    finally:
+        checkpoints.close()
+
+
+def _differences(directory: Path, model: Transformer) -> list[str]:
+    """On what the newest checkpoint and a model differ, by field of its config; none where that cannot be told."""
+    steps = [int(path.name) for path in directory.glob("[0-9]*") if path.name.isdigit()]
+    stored: dict[tuple[str, ...], tuple[int, ...]] = {}
+    with suppress(Exception), ocp.StandardCheckpointer() as reader:  # of a damaged one restoring will tell
+        tree = reader.metadata((directory / str(max(steps)) / "params").absolute()).item_metadata
+        whole = tree.get("reference", tree)  # a reward model holds the language model that it began as
+        leaves = jax.tree_util.tree_leaves_with_path(whole)
+        stored = {path_keys(path): tuple(leaf.shape) for path, leaf in leaves}
+    if not stored:
+        return []
+    boxed = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    axes, lines = logical_axes(boxed), []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(nn.unbox(boxed)):
+        keys = path_keys(path)
+        shape = stored.pop(keys, None)
+        if shape is None:
+            lines.append(f"parameter {'.'.join(keys)}: none there")
+            continue
+        names = functools.reduce(operator.getitem, keys, axes)
+        fields = [FIELDS.get(name, name) if name else "context_length" for name in names]
+        sizes = zip(fields, shape, leaf.shape, strict=True)
+        lines += [f"model.{field}: {there} there, {now} now" for field, there, now in sizes if there != now]
+    lines += [f"parameter {'.'.join(keys)}: none now" for keys in stored]
+    return list(dict.fromkeys(lines))
 
 
 def abstract_params(model: Transformer) -> Any:

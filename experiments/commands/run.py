@@ -2,17 +2,17 @@
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from experiments.config import Experiment, find_experiment
 from experiments.presets import EXPERIMENTS
 from model.errors import UserError, unknown
-from train.mapping import to_mapping
+from train.mapping import from_mapping, to_mapping
 from train.run_directory import STAGE_NAMES, RunDirectory
 
 
@@ -22,8 +22,8 @@ class Arguments:
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     stages: str | None = None
-    """What to do this time, by commas: pretrain, sft, reward, ppo. None: all stages of the experiment. A stage that is
-    complete is not repeated."""
+    """What to do this time, by commas: pretrain, sft, reward, ppo, grpo, dpo, compare. None: all stages of the
+    experiment. A stage that is complete is not repeated."""
     run_dir: Path | None = None
     """The run's folder. None: runs/NAME."""
     json: bool = False
@@ -53,12 +53,13 @@ def main(argv: Sequence[str]) -> int:
     directory = arguments.run_dir or (Path(argv[0]) if Path(argv[0]).is_dir() else Path("runs") / name)
 
     run = RunDirectory(directory)
-    _check_stages(run, stages)
+    _check_stages(experiment, run, stages)
     with run.lock():
-        run.claim(to_mapping(experiment))
+        run.claim(to_mapping(experiment), lambda old: to_mapping(from_mapping(Experiment, old, str(run.config_path))))
         from experiments.machine import prepare_jax
 
         prepare_jax(experiment.train.cpu_devices)
+        from experiments.comparison_report import conclusion
         from experiments.report import write_report
         from experiments.stages import STAGES
         from train.loop import Interrupted, StopRequest
@@ -83,9 +84,11 @@ def main(argv: Sequence[str]) -> int:
             best = f"; at best {result['ceiling']:.1%} are possible" if "ceiling" in result else ""
             print(f"reward: right on {result['accuracy']:.1%} of {result['pairs']:,} held-out choices{best}.")
             continue
-        if stage == "ppo":
-            gold = f", gold reward {result['gold_reward']:.2f}" if "gold_reward" in result else ""
-            print(f"ppo: reward {result['reward']:.2f}{gold}, KL {result['kl']:.2f} nats an answer;", end=" ")
+        if stage == "compare":
+            print(f"compare: {conclusion(result)}.")
+            continue
+        if stage in ("ppo", "grpo", "dpo"):
+            print(f"{stage}: {_moved(result)};", end=" ")
             kept = (result["base_bits_per_byte_before"], result["base_bits_per_byte"])
             print("base text {:.4f} -> {:.4f} bits per byte.".format(*kept))
             continue
@@ -99,7 +102,15 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _check_stages(run: RunDirectory, stages: Sequence[str]) -> None:
+def _moved(result: Mapping[str, Any]) -> str:
+    """What a policy has learned from a reward model, or from choices."""
+    if "reward" not in result:
+        return f"right on {result['accuracy']:.1%} of {result['pairs']:,} held-out choices"
+    gold = f", gold reward {result['gold_reward']:.2f}" if "gold_reward" in result else ""
+    return f"reward {result['reward']:.2f}{gold}, KL {result['kl']:.2f} nats an answer"
+
+
+def _check_stages(experiment: Experiment, run: RunDirectory, stages: Sequence[str]) -> None:
     """Refuse, before any work, a stage that has nothing to begin with.
 
     Raises:
@@ -108,10 +119,14 @@ def _check_stages(run: RunDirectory, stages: Sequence[str]) -> None:
     for place, stage in enumerate(stages):
         if stage not in STAGE_NAMES:
             raise unknown("stage", stage, STAGE_NAMES)
-        before = STAGE_NAMES[: STAGE_NAMES.index(stage)][-1:]
-        if before and before[0] not in stages[:place] and run.stage(before[0]).result is None:
-            needed = ",".join(STAGE_NAMES[: STAGE_NAMES.index(stage) + 1])
+        before = experiment.stage_before(stage)
+        if before and before not in stages[:place] and run.stage(before).result is None:
+            needed = [stage]
+            while (earlier := experiment.stage_before(needed[0])) is not None:
+                needed.insert(0, earlier)
             raise UserError(
-                f"stage {stage!r} begins with what {before[0]!r} came to, which is not complete in {str(run.path)!r}. "
-                f"Try --stages {needed}."
+                f"stage {stage!r} begins with what {before!r} came to, which is not complete in {str(run.path)!r}. "
+                f"Try --stages {','.join(needed)}."
             )
+        if judging := experiment.judge_of(stage):
+            RunDirectory(Path(judging)).completed("reward")

@@ -16,7 +16,7 @@ from model.chat import Message
 from model.errors import UserError
 from model.tokenizer import TokenizerConfig, train_tokenizer
 from rlhf.objectives import best_of_n_kl
-from rlhf.scorer import load_scorer, score_tokens
+from rlhf.scorer import load_reward_model, score_tokens
 from serve.store import Store
 from tests.experiments.untrained import MODEL, PROMPTS, TEXTS, add_reward, write_run
 from train.run_directory import RunDirectory
@@ -83,9 +83,9 @@ def drawn_by_hand(run, side, times=1):
 
 
 def scores_by_hand(run, prompts, answers):
-    """The heads' mean at the token that ends each answer, row by row."""
+    """The heads' mean at the token that ends each answer, row by row; the trunks are still their references."""
     trained = open_trained(str(run))
-    scorer, tokenizer = load_scorer(trained.run, trained.model), trained.tokenizer
+    scorer, tokenizer = load_reward_model(trained.run, trained.model).scorer, trained.tokenizer
     score = jax.jit(score_tokens, static_argnums=0)
     found = []
     for prompt, answer in zip(prompts, answers, strict=True):

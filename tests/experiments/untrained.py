@@ -14,7 +14,7 @@ from model.chat import Message
 from model.config import ModelConfig
 from model.tokenizer import TokenizerConfig, train_tokenizer
 from model.transformer import Transformer
-from rlhf.scorer import Scorer, init_scorer
+from rlhf.scorer import Scorer, init_reward_model
 from train.checkpoint import Checkpoints
 from train.narration.questions import draw_prompt, prompt_text
 from train.run_directory import RunDirectory
@@ -47,12 +47,12 @@ def write_run(path, seed, vocab_size=512, train=None):
 
 def add_reward(run, trunk, bias=None):
     """A complete stage `reward`: random heads, or such as give every answer the scores `bias`."""
-    scorer = init_scorer(jax.random.key(5), trunk, MODEL["width"], HEADS)
+    made = init_reward_model(jax.random.key(5), trunk, MODEL["width"], HEADS)
     if bias is not None:
-        scorer = Scorer(trunk, jnp.zeros_like(scorer.kernel), jnp.asarray(bias))
-    _save(run, "reward", scorer)
+        made = made._replace(scorer=Scorer(trunk, jnp.zeros_like(made.scorer.kernel), jnp.asarray(bias)))
+    _save(run, "reward", made)
     run.stage("reward").complete({"stage": "reward", "accuracy": 0.5})
-    return scorer
+    return made
 
 
 def _save(run, stage, params):

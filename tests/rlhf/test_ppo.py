@@ -7,23 +7,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property, partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from model.chat import ChatTemplate, Message
-from model.errors import UserError
-from model.tokenizer import TokenizerConfig, train_tokenizer
-from model.transformer import Transformer
-from rlhf.config import PPOConfig
+from rlhf.config import GRPOConfig, PPOConfig
+from rlhf.grpo import GroupExperience, GRPOLearner
 from rlhf.objectives import dpo, kl_k3
-from rlhf.ppo import Experience, Learner, PaddedPrompts, PPOTrainer, encode_prompts, experience_of
+from rlhf.ppo import Experience, PPOLearner
 from rlhf.rollout import Rollout
-from rlhf.scorer import init_scorer
-from tests.train.tiny import CONFIG, random_batch
+from tests.train.tiny import random_batch
 
 V, T, BETA = 3, 3, 0.5
 COUNT = V**T
@@ -107,14 +102,14 @@ def population(config, table, values, rewards, reference) -> Experience:
     """What a policy meets on average: every sequence, weighted by its probability."""
     rollout = everything(table)
     old = policy(reference, rollout)[0]
-    found, _ = experience_of(config, rollout, jnp.asarray(rewards), old, critic(values, rollout))
+    found, _ = PPOLearner(config, policy, critic).experience(values, rollout, jnp.asarray(rewards), old)
     probabilities = jnp.exp(rollout.log_probs.sum(axis=1, keepdims=True))
     return found._replace(weights=jnp.broadcast_to(probabilities, (COUNT, T)))
 
 
 def learned_by_ppo(rewards, reference):
     """The policy after all iterations of real updates, from the reference."""
-    learner = Learner(EXACT, policy, critic)
+    learner = PPOLearner(EXACT, policy, critic)
 
     def iteration(state, key):
         experience = population(EXACT, state.params, state.critic, rewards, reference)
@@ -172,11 +167,11 @@ def test_the_first_gradient_is_exactly_that_of_the_objective_whatever_the_critic
     """A mean over tokens: a T-th of the gradient of J, which is over sequences. Values by prefix cancel."""
     rewards, reference, table = problem()
     exact = -jax.grad(objective)(table, rewards, reference) / T
-    learner = Learner(EXACT, policy, critic)
+    learner = PPOLearner(EXACT, policy, critic)
     for seed in range(2):
         values = jnp.asarray(np.random.default_rng(seed).normal(size=PREFIXES) * 3 * seed)
         experience = population(EXACT, table, values, rewards, reference)
-        (found, _), metrics = jax.grad(learner.loss, has_aux=True)((table, values), experience, None)
+        (found, _), metrics = learner.gradient((table, values), experience)
         assert np.linalg.norm(found - exact) < 1e-6 * np.linalg.norm(exact)
         assert metrics["clip_fraction"] == 0
         assert float(metrics["update_kl"]) == pytest.approx(0, abs=1e-12)
@@ -192,13 +187,13 @@ def test_the_gradient_with_text_is_the_sum_of_both():
         return jnp.sum(losses * batch.weights) / jnp.sum(batch.weights)
 
     config = replace(EXACT, ptx_coefficient=0.7)
-    mixed = Learner(config, policy, critic, text_loss)
+    mixed = PPOLearner(config, policy, critic, text_loss=text_loss)
     experience = population(config, table, values, rewards, reference)
 
     def gradient(learner, text):
-        return jax.grad(learner.loss, has_aux=True)((table, values), experience, text)[0]
+        return learner.gradient((table, values), experience, text)[0]
 
-    alone, alone_critic = gradient(Learner(config, policy, critic), text)
+    alone, alone_critic = gradient(PPOLearner(config, policy, critic), text)
     both, both_critic = gradient(mixed, text)
     of_text = jax.grad(text_loss)(table, text)
     assert np.linalg.norm(of_text) > 1e-2
@@ -210,21 +205,22 @@ def test_the_gradient_with_text_is_the_sum_of_both():
 # --- epochs of minibatches ------------------------------------------------------------------------------------------
 
 
-class Recorder(Learner):
+class Recorder(PPOLearner):
     """Moves nothing and keeps what episodes each update had a gradient of."""
 
     @cached_property
-    def optimizers(self):
+    def optimizer(self):
         updates = self.config.epochs * self.config.minibatches
 
         def record(grads, state, params=None):
             at, seen = state
-            return jax.tree.map(jnp.zeros_like, grads), (at + 1, seen.at[at].set((grads != 0).astype(jnp.int32)))
+            kept = jax.tree.map(lambda all, new: all.at[at].set((new != 0).astype(jnp.int32)), seen, grads)
+            return jax.tree.map(jnp.zeros_like, grads), (at + 1, kept)
 
-        recorder = optax.GradientTransformation(
-            lambda params: (jnp.zeros((), jnp.int32), jnp.zeros((updates, *params.shape), jnp.int32)), record
-        )
-        return recorder, recorder
+        def nothing(networks):
+            return jnp.zeros((), jnp.int32), jax.tree.map(lambda x: jnp.zeros((updates, *x.shape), jnp.int32), networks)
+
+        return optax.GradientTransformation(nothing, record)
 
 
 def episodes(count):
@@ -251,132 +247,59 @@ def test_every_epoch_takes_every_episode_once_and_each_minibatch_is_a_step(epoch
         learner = kind(config, policy, by_episode)
         return learner.update(learner.initial(jnp.zeros(8), jnp.zeros(8)), episodes(8), jax.random.key(0))[0]
 
-    moved = after(Learner)
+    moved = after(PPOLearner)
     assert moved.step == 1
-    assert moved.opt_state[1][0].count == moved.critic_opt_state[1][0].count == epochs * minibatches
-    recorded = after(Recorder)
-    for _, seen in (recorded.opt_state, recorded.critic_opt_state):
+    counts = [int(count) for _, count in optax.tree.get_all_with_path(moved.opt_state, "count")]
+    assert counts == [epochs * minibatches] * 4  # Adam and its schedule, of the policy and of the critic
+    for seen in after(Recorder).opt_state[1]:
         assert np.all(seen.sum(axis=1) == 8 // minibatches)
         assert np.all(seen.reshape(epochs, minibatches, 8).sum(axis=1) == 1)
         if epochs > 1:
             assert not np.array_equal(seen[:minibatches], seen[minibatches : 2 * minibatches])
 
 
-# --- on a transformer -----------------------------------------------------------------------------------------------
-
-TOKENIZER = train_tokenizer(TokenizerConfig(kind="char"), ["abcdefgh?"])
-TEMPLATE = ChatTemplate()
-MODEL = Transformer(replace(CONFIG, vocab_size=TOKENIZER.size, context_length=32))
-SMALL = PPOConfig(batch_size=8, epochs=2, minibatches=2, max_tokens=6)
+# --- parts of a minibatch -------------------------------------------------------------------------------------------
 
 
-def encoded(room=20, prompts=("a?", "bc?", "def?", "?")):
-    rows = encode_prompts([(Message("user", p),) for p in prompts], TOKENIZER, TEMPLATE, room)
-    return PaddedPrompts(rows, SMALL.batch_size, seed=0)
+def ragged(count, seed=0):
+    """Episodes of one to `T` tokens with advantages and values of all kinds, as PPO and GRPO know them."""
+    rng = np.random.default_rng(seed)
+    tokens = jnp.asarray(np.pad(rng.integers(0, V, (count, T)), ((0, 0), (1, 0))), jnp.int32)
+    ones, lengths = jnp.ones(count, jnp.int32), jnp.asarray(1 + rng.permutation(count) % T, jnp.int32)
+    rollout = Rollout(tokens, ones, lengths, jnp.ones(count), jnp.asarray(rng.normal(size=(count, T)) - 1))
+    advantages, values, returns, reference = (jnp.asarray(rng.normal(size=(count, T))) for _ in range(4))
+    mask = rollout.mask.astype(float)
+    return {
+        "ppo": Experience(rollout, mask, values, advantages, returns),
+        "grpo": GroupExperience(rollout, mask / lengths[:, None], advantages, reference - 1),
+    }
 
 
-@pytest.fixture(scope="module")
-def params():
-    return nn.unbox(MODEL.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32)))["params"]
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("method", ["ppo", "grpo"])
+def test_accumulation_changes_nothing_however_many_tokens_a_part_has(method):
+    experience, table = ragged(24)[method], problem()[2]
+    sizes = {"batch_size": 24, "epochs": 2, "minibatches": 2, "learning_rate": 0.05}
+    texts = jax.tree.map(lambda *x: np.stack(x), *(random_batch(seed, vocabulary=V) for seed in range(4)))
 
+    def text_loss(table, batch):
+        return -jnp.sum(jax.nn.log_softmax(table)[batch.tokens, batch.targets] * batch.weights)
 
-@pytest.fixture(scope="module")
-def scorer(params):
-    return init_scorer(jax.random.key(1), params, MODEL.config.width, heads=2)
+    def after(parts):
+        if method == "grpo":
+            config = GRPOConfig(**sizes, group_size=4, accumulation=parts)
+            learner, values = GRPOLearner(config, policy, text_loss=text_loss), ()
+        else:
+            config = PPOConfig(**sizes, critic_learning_rate=0.05, accumulation=parts)
+            learner, values = PPOLearner(config, policy, critic, text_loss=text_loss), jnp.zeros(PREFIXES)
+        return learner.update(learner.initial(table, values), experience, jax.random.key(0), texts)
 
-
-def trainer_of(params, reward, config=SMALL):
-    stop = (TEMPLATE.stop_token(TOKENIZER),)
-    return PPOTrainer(MODEL, config, encoded(), params, reward, TOKENIZER, stop, seed=0)
-
-
-@pytest.fixture(scope="module")
-def trainer(params, scorer):
-    return trainer_of(params, scorer)
-
-
-def same(one, other):
-    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
-
-
-def test_a_step_follows_from_its_state_and_number(params, scorer, trainer):
-    """Bit for bit, in another trainer too; another number is another step, and what was given is left alone."""
-    before = jax.tree.map(np.array, (params, scorer))
-    one, other = trainer, trainer_of(params, scorer)
-    found = one.take_step(one.initial(params, scorer), 3)
-    for again in (one, other):
-        repeated = again.take_step(again.initial(params, scorer), 3)
-        assert same(found.state, repeated.state)
-        assert found.metrics == repeated.metrics
-        assert found.samples == repeated.samples
-    assert not same(found.state, one.take_step(one.initial(params, scorer), 4).state)
-    assert same(before, (params, scorer))
-    assert all(np.isfinite(value) for value in found.metrics.values())
-
-
-def test_the_first_minibatch_has_ratio_1(params, scorer):
-    trainer = trainer_of(params, scorer, replace(SMALL, epochs=1, minibatches=1))
-    rollout = trainer.rollout(params, 1)
-    ratios = trainer.learner.policy(params, rollout)[0] - rollout.log_probs
-    assert np.max(np.abs(ratios)[np.asarray(rollout.mask)]) < 1e-5
-    metrics = trainer.take_step(trainer.initial(params, scorer), 1).metrics
-    assert metrics["clip_fraction"] == metrics["value_clip_fraction"] == 0
-    assert metrics["update_kl"] < 1e-8
-    assert metrics["kl"] == pytest.approx(0, abs=1e-4)  # the policy begins as the reference
-
-
-def test_the_critic_begins_as_the_mean_of_the_reward_models_heads(params, scorer):
-    trainer = trainer_of(params, scorer, replace(SMALL, unstopped_penalty=0.0))
-    rollout, state = trainer.rollout(params, 1), trainer.initial(params, scorer)
-    _, measured = trainer._prepare(state.critic, rollout)
-    longer = rollout._replace(
-        prompt_lengths=rollout.prompt_lengths + rollout.response_lengths, log_probs=rollout.log_probs[:, :1]
-    )
-    # What it says at the last token of an answer is the answer's score.
-    assert float(measured["reward"]) == pytest.approx(float(trainer.learner.critic(state.critic, longer).mean()), 1e-4)
-
-
-def test_gold_is_asked_about_the_prompt_of_each_answer(params, scorer, trainer, monkeypatch):
-    asked = []
-
-    def gold(place, answer):
-        asked.append((place, answer))
-        return float(place)
-
-    monkeypatch.setattr(trainer, "gold", gold)
-    found = trainer.take_step(trainer.initial(params, scorer), 1)
-    places = trainer.prompts.batch(0).tolist()
-    assert [place for place, _ in asked] == places
-    assert [answer for _, answer in asked] == trainer.answers(trainer.rollout(params, 1))
-    assert found.metrics["gold_reward"] == pytest.approx(np.mean(places))
-
-
-def test_scores_that_are_not_finite_are_refused(params, scorer):
-    trainer = trainer_of(params, scorer._replace(bias=scorer.bias * np.nan))
-    with pytest.raises(UserError, match="iteration 2: the reward model's scores are not finite"):
-        trainer.take_step(trainer.initial(params, scorer), 2)
-
-
-def test_a_prompt_that_leaves_no_room_is_refused_by_its_number():
-    with pytest.raises(UserError, match=r"prompt 1 has \d+ tokens; .* room for 12"):
-        encoded(room=12, prompts=("a?", "abcdefgh" * 3))
-
-
-def test_prompts_come_in_turn_and_by_number():
-    prompts = encoded()
-    assert sorted(prompts.batch(0)) == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert np.array_equal(encoded().batch(7), prompts.batch(7))
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"kl_coefficient": -1.0}, "ppo.kl_coefficient=-1.0"),
-        ({"clip": 0.0}, "ppo.clip=0.0"),
-        ({"gae_decay": 1.5}, "must lie between 0 and 1"),
-        ({"minibatches": 3, "batch_size": 8}, "does not divide"),
-    ],
-)
-def test_values_out_of_range_are_refused(changes, told):
-    with pytest.raises(UserError, match=told):
-        PPOConfig(**changes)
+    whole, measured = after(1)
+    assert not np.allclose(whole.params, table, atol=1e-2)
+    for parts in (2, 4, 12):
+        state, again = after(parts)
+        for one, other in zip(jax.tree.leaves((whole, measured)), jax.tree.leaves((state, again)), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13)
+    # Nor would it change anything if parts were alike; these are not.
+    by_part = [float(part.sum()) for part in ragged(24)["ppo"].weights.reshape(4, 6, T)]
+    assert len(set(by_part)) > 1

@@ -16,7 +16,7 @@ from rlhf.config import RewardConfig
 from rlhf.objectives import bradley_terry
 from rlhf.preferences import Pair, PromptGroup
 from rlhf.reward import Comparer, RewardTrainer, calibration_error, comparison_loss, evaluate_reward
-from rlhf.scorer import init_scorer, normalized, score, score_tokens
+from rlhf.scorer import init_reward_model, init_scorer, log_likelihoods, normalized, score, score_tokens
 from tests.train.tiny import CONFIG
 
 TOKENIZER = train_tokenizer(TokenizerConfig(kind="char"), ["abcdefgh?"])
@@ -33,9 +33,15 @@ def comparer(groups, batch_size=4, length=32):
 
 
 @pytest.fixture(scope="module")
-def scorer():
-    trunk = nn.unbox(MODEL.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32)))["params"]
-    return init_scorer(jax.random.key(1), trunk, MODEL.config.width, heads=2)
+def trunk():
+    return nn.unbox(MODEL.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32)))["params"]
+
+
+@pytest.fixture(scope="module")
+def scorer(trunk):
+    """A reward model that has moved away from its reference."""
+    fresh = init_reward_model(jax.random.key(1), trunk, MODEL.config.width, heads=2)
+    return fresh._replace(reference=jax.tree.map(lambda x: 0.9 * x + 0.01, trunk))
 
 
 def loss(*arguments, **options):
@@ -78,10 +84,46 @@ def test_padding_changes_no_score(scorer):
     short = np.array([ids], np.int32)
     long = np.zeros((3, 20), np.int32)
     long[1, : len(ids)] = ids
-    lengths = np.array([1, len(ids), 1], np.int32)
-    alone, padded = score(MODEL, scorer, short, np.array([len(ids)], np.int32)), score(MODEL, scorer, long, lengths)
+    starts, lengths = np.array([1, 3, 1], np.int32), np.array([1, len(ids), 1], np.int32)
+    alone, padded = score(MODEL, scorer, short, starts[1:2], lengths[1:2]), score(MODEL, scorer, long, starts, lengths)
     np.testing.assert_allclose(padded[1], alone[0], atol=1e-5)
-    np.testing.assert_allclose(score_tokens(MODEL, scorer, short)[0, -1], alone[0], atol=1e-5)
+
+
+def test_a_score_is_the_head_at_the_last_token_and_how_much_likelier_the_answer_became(scorer):
+    """By the formula: the log-probabilities of the tokens from the start of the answer, one by one."""
+    ids = jnp.array([[TOKENIZER.document_end, *TOKENIZER.encode("abc?")]], jnp.int32)
+    start, length = 3, ids.shape[1]
+
+    def likelihood(params):
+        scores = MODEL.apply({"params": params}, ids)[0][0]
+        return sum(jax.nn.log_softmax(scores[place - 1])[ids[0, place]] for place in range(start, length))
+
+    ratio = likelihood(scorer.scorer.trunk) - likelihood(scorer.reference)
+    assert abs(ratio) > 1e-3
+    of_head = score_tokens(MODEL, scorer.scorer, ids)[0, -1]
+    found = score(MODEL, scorer, ids, np.array([start]), np.array([length]))[0]
+    np.testing.assert_allclose(found, of_head + scorer.weight * ratio, atol=1e-5)
+    whole = log_likelihoods(MODEL, scorer.reference, ids, np.array([start]), np.array([length]))
+    np.testing.assert_allclose(whole[0], likelihood(scorer.reference), atol=1e-5)
+
+
+def test_answers_begin_after_the_turn_of_who_gives_them():
+    earlier = (Message("user", "a"), Message("assistant", "b"), Message("user", "c?"))
+    compared = comparer([PromptGroup(earlier, ("dd", "ee"), (Pair(0, 1),))])
+    ids, start = compared.answers[0][0]
+    prompt = ChatTemplate().encode(TOKENIZER, earlier, answer=True).tokens
+    assert ids[:start] == [TOKENIZER.document_end, *prompt]
+    assert TOKENIZER.decode(ids[start:-1]) == "dd"
+
+
+def test_the_reference_stays_as_it_is(trunk):
+    trainer = RewardTrainer(
+        MODEL, RewardConfig(steps=2, warmup_steps=0, learning_rate=0.01), comparer([group("a", "b")])
+    )
+    state = trainer.take_step(trainer.initial(trunk, seed=0), 1).state
+    assert all(map(np.array_equal, jax.tree.leaves(state.params.reference), jax.tree.leaves(trunk)))
+    moved = map(np.array_equal, jax.tree.leaves(state.params.scorer.trunk), jax.tree.leaves(trunk))
+    assert not all(moved)
 
 
 def test_the_head_is_drawn_as_stated():
@@ -121,12 +163,11 @@ def choose(count, seed):
     return groups, float(np.mean(best))
 
 
-def test_known_utilities_are_recovered():
+def test_known_utilities_are_recovered(trunk):
     learned, _ = choose(6000, seed=2)
     held_out, ceiling = choose(4000, seed=3)
     config = RewardConfig(steps=250, batch_size=64, learning_rate=3e-3, warmup_steps=10)
     trainer = RewardTrainer(MODEL, config, comparer(learned, batch_size=64))
-    trunk = nn.unbox(MODEL.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32)))["params"]
     state = trainer.initial(trunk, seed=0)
     for step in range(1, config.steps):
         state = trainer.take_step(state, step).state

@@ -1,0 +1,183 @@
+"""Held-out prompts of the narrator's world: what policies answer, what that is worth, and how far they have gone.
+
+Letters: P prompts, N answers to each, U answers that differ, S tokens of a prompt with its answer, K heads.
+"""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from experiments.alignment import batches, draw_answers, repeat_each
+from model.chat import Message
+from model.transformer import Transformer, logits
+from rlhf.prompts import PaddedPrompts, encode_prompts, stop_tokens
+from rlhf.rollout import Rollout, before_responses, generate, response_texts
+from train.narration.checker import check
+from train.narration.passage import Passage
+from train.narration.questions import Question, draw_prompt, prompt_text
+from train.narration.raters import gold_reward
+from train.trained import Trained
+
+ScoresOf = Callable[[Any, Any, Any], Float[Array, "B K"]]
+"""From rows of tokens, where their answers begin and their lengths to every head's scores."""
+
+
+class Asked(NamedTuple):
+    """Prompts of the narrator's world, and what is true of each."""
+
+    known: list[tuple[Passage, Question]]
+    rows: list[list[int]]
+    """As the model reads them."""
+
+
+class Drawn(NamedTuple):
+    """A model's answers. One that was drawn more than once stands here once."""
+
+    tokens: Int[np.ndarray, "U S"]
+    """The prompt, the answer, padding."""
+    starts: Int[np.ndarray, "U"]
+    """Where the answer begins."""
+    lengths: Int[np.ndarray, "U"]
+    stopped: Bool[np.ndarray, "U"]
+    log_probs: Float[np.ndarray, "U"]
+    """Of the whole answer, nats."""
+    gold: Float[np.ndarray, "U"]
+    which: Int[np.ndarray, "P N"]
+    """Which of the U each draw is."""
+    seconds: Float[np.ndarray, ""]
+
+
+class Measured(NamedTuple):
+    """A policy, by one answer to each prompt."""
+
+    kl: Float[np.ndarray, "P"]
+    """From the model that it began as, nats."""
+    scores: Float[np.ndarray, "P K"]
+    gold: Float[np.ndarray, "P"]
+    stopped: Bool[np.ndarray, "P"]
+    """Whether the answer ended by itself."""
+
+
+class HeldOut:
+    """Prompts that policies are measured on, all drawn at temperature 1."""
+
+    def __init__(self, trained: Trained, asked: Asked, max_tokens: int) -> None:
+        """Prepare.
+
+        Args:
+            trained: the model that policies begin as.
+            max_tokens: where an answer ends that has not stopped by then.
+        """
+        self.trained, self.asked, self.max_tokens = trained, asked, max_tokens
+        self.ends = stop_tokens(trained.tokenizer, trained.template)
+        self._padded = PaddedPrompts(asked.rows, 1, 0)
+        self._kl = jax.jit(partial(answer_kl, trained.model))
+
+    def draw(self, answers: int, seed: int) -> Drawn:
+        """So many answers of the model itself to each prompt."""
+        start, rows = time.perf_counter(), repeat_each(self.asked.rows, answers)
+        rollout = draw_answers(self.trained, rows, 1.0, self.max_tokens, seed).rollout
+        alike = np.column_stack([rollout.tokens, rollout.lengths])
+        _, first, which = np.unique(alike, axis=0, return_index=True, return_inverse=True)
+        different: Rollout = jax.tree.map(lambda field: np.asarray(field)[first], rollout)
+        return Drawn(
+            np.asarray(different.tokens),
+            np.asarray(different.prompt_lengths),
+            np.asarray(different.lengths),
+            self._stopped(different),
+            np.asarray(different.log_probs).sum(axis=1),
+            self._gold(different, first // answers),
+            which.reshape(-1, answers),
+            np.array(time.perf_counter() - start),
+        )
+
+    def measure(self, params: Any, key: PRNGKeyArray, scores_of: ScoresOf) -> Measured:
+        """What a policy has come to."""
+
+        def of_batch(which: Int[np.ndarray, "B"]) -> tuple[Array, Array, Rollout]:
+            own, heat = jax.random.fold_in(key, int(which[0])), np.ones(len(which), np.float32)
+            tokens, lengths = self._padded.tokens[which], self._padded.lengths[which]
+            rollout = generate(self.trained.model, params, own, tokens, lengths, heat, self.max_tokens, self.ends)
+            scores = scores_of(rollout.tokens, rollout.prompt_lengths, rollout.lengths)
+            return self._kl(params, self.trained.params, rollout), scores, rollout
+
+        count = len(self.asked.rows)
+        kl, scores, rollout = over_batches(of_batch, count)
+        return Measured(kl, scores, self._gold(rollout, np.arange(count)), self._stopped(rollout))
+
+    def _gold(self, rollout: Rollout, places: Int[np.ndarray, "B"]) -> Float[np.ndarray, "B"]:
+        """The gold rewards of answers to the prompts at `places`."""
+        texts = response_texts(rollout, self.trained.tokenizer, self.ends)
+        known = [self.asked.known[place] for place in places]
+        judged = (check(passage, question, text) for (passage, question), text in zip(known, texts, strict=True))
+        return np.array([gold_reward(verdict) for verdict in judged])
+
+    def _stopped(self, rollout: Rollout) -> Bool[np.ndarray, "B"]:
+        last = np.asarray(rollout.lengths)[:, None] - 1
+        return np.isin(np.take_along_axis(np.asarray(rollout.tokens), last, axis=1)[:, 0], self.ends)
+
+
+def ask(trained: Trained, label: str, count: int, max_tokens: int) -> Asked:
+    """Draw prompts; the same ones for the same label.
+
+    Raises:
+        UserError: one leaves no room for an answer of `max_tokens`.
+    """
+    known = [draw_prompt(random.Random(f"{label} {index}")) for index in range(count)]
+    prompts = [(Message("user", prompt_text(*prompt)),) for prompt in known]
+    room = trained.model.config.context_length - max_tokens
+    return Asked(known, encode_prompts(prompts, trained.tokenizer, trained.template, room))
+
+
+def answer_kl(model: Transformer, params: Any, reference: Any, rollout: Rollout) -> Float[Array, "B"]:
+    """KL(policy || reference) in nats: of the whole distribution of the next token, summed over an answer's tokens.
+
+    On average the same as the log-ratio of the tokens drawn, never negative, and with less noise (Amini, Vieira and
+    Cotterell 2025). Only for answers drawn at temperature 1.
+    """
+
+    def log_probs(params: Any) -> Float[Array, "B R V"]:
+        hidden, _ = model.apply({"params": params}, jnp.asarray(rollout.tokens), method="hidden")
+        unembedding = model.apply({"params": params}, method="unembedding")
+        return jax.nn.log_softmax(logits(before_responses(hidden, rollout), unembedding))
+
+    ours, theirs = log_probs(params), log_probs(reference)
+    return jnp.sum(jnp.where(rollout.mask, jnp.sum(jnp.exp(ours) * (ours - theirs), axis=-1), 0), axis=1)
+
+
+def over_batches(of_batch: Callable[[Int[np.ndarray, "B"]], Any], count: int, advance: Any = lambda n: None) -> Any:
+    """What a function makes of all rows, a batch at a time.
+
+    Args:
+        of_batch: from indices of rows to arrays with a row for each.
+        advance: told how many rows more are done.
+    """
+
+    def parts() -> Iterator[Any]:
+        left = count
+        for which in batches(count):
+            yield jax.device_get(of_batch(which))
+            advance(min(len(which), left))
+            left -= len(which)
+
+    return jax.tree.map(lambda *fields: np.concatenate(fields)[:count], *parts())
+
+
+def save_arrays(path: Path, write: Callable[[Any], None]) -> None:
+    """Write a file of arrays that is there whole or not at all."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with scratch.open("wb") as file:
+            write(file)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)

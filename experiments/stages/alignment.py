@@ -1,0 +1,217 @@
+"""The stages that learn from what people choose: reward model, PPO and GRPO against one, DPO without; on one device."""
+
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from experiments.config import Experiment
+from experiments.machine import session
+from experiments.stages.language import open_sources
+from rlhf.config import PolicyConfig
+from rlhf.dpo import DPOTrainer
+from rlhf.grpo import GRPOTrainer
+from rlhf.ppo import PPOTrainer
+from rlhf.preferences import Preferences, PromptGroup, open_preferences
+from rlhf.prompts import PaddedPrompts, encode_prompts, open_prompts, stop_tokens
+from rlhf.reward import Comparer, RewardTrainer, evaluate_reward
+from rlhf.scorer import judge_for, load_reward_model
+from rlhf.stage import run_stage
+from rlhf.trainer import PolicyTrainer
+from serve.store import open_stored_preferences
+from train.batches import PackedRows, training_batches, validation_batches
+from train.corpus import tokenize
+from train.evaluation import evaluate
+from train.files import hash_text
+from train.loop import StopRequest
+from train.narration.checker import check
+from train.narration.questions import draw_prompt
+from train.narration.raters import ceiling, draw_pair, gold_reward
+from train.objective import next_token_loss
+from train.run_directory import RunDirectory
+from train.sources import Documents
+from train.trained import Trained, load
+
+HELD_OUT_ROWS, HELD_OUT_BATCHES = 8, 20  # of pre-training text, on which no policy should get worse
+AVERAGED = 10  # last iterations that a policy's result is the mean of
+
+
+def reward(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
+    """Learn which of two answers people choose, from the fine-tuned model."""
+    stage, config = run.stage("reward"), experiment.reward
+    if stage.result is not None:
+        return stage.result
+    choices = _open_choices(experiment)
+    run.claim_data({f"reward {choices.spec}": choices.key})
+    run.add_session(session())
+    before, seed = load(run, "sft"), experiment.train.seed
+    learning, held_out = _comparers(experiment, choices, before, config.batch_size)
+    trainer = RewardTrainer(before.model, config, learning)
+    state, seconds = run_stage(
+        "choices",
+        stage,
+        trainer.initial(before.params, seed),
+        config.steps,
+        trainer.take_step,
+        stop,
+        config.checkpoint_every,
+        config.log_every,
+    )
+    found = evaluate_reward(trainer, state.params, held_out)
+    result = {"stage": "reward", "steps": config.steps, "seconds": round(seconds, 3), **found._asdict()}
+    if config.source.startswith("narration_preferences"):
+        result["ceiling"] = world_ceiling()
+    stage.complete(result)
+    return result
+
+
+def ppo(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
+    """Learn to please a reward model and stay near the fine-tuned one, by PPO."""
+    return _please(PPOTrainer, experiment.ppo, 1, experiment, run, stop)
+
+
+def grpo(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
+    """The same by GRPO."""
+    return _please(GRPOTrainer, experiment.grpo, experiment.grpo.group_size, experiment, run, stop)
+
+
+def _please(
+    method: type[PolicyTrainer],
+    config: PolicyConfig,
+    group_size: int,
+    experiment: Experiment,
+    run: RunDirectory,
+    stop: StopRequest,
+) -> dict[str, Any]:
+    name, seed = config.stage, experiment.train.seed
+    stage = run.stage(name)
+    if stage.result is not None:
+        return stage.result
+    judging = RunDirectory(Path(config.reward_run)) if config.reward_run else run
+    asked, sources = open_prompts(config.prompts), open_sources(experiment)
+    own = {f"{name} {config.prompts}": str(asked), f"{name} reward model": str(judging.completed("reward"))}
+    run.claim_data({what: hash_text(text) for what, text in own.items()} | {s.spec: s.key for s in sources})
+    run.add_session(session())
+    before = load(run, "sft")
+    tokenizer, template = before.tokenizer, before.template
+    judge = judge_for(before, judging)
+    reward_model = load_reward_model(judging, judge)
+    room = min(model.config.context_length for model in (before.model, judge)) - config.max_tokens
+    texts = None
+    if config.ptx_coefficient:
+        rows = [PackedRows(tokenize(s, "train", tokenizer), experiment.data.sequence_length) for s in sources]
+        texts = training_batches(rows, experiment.data.weights, config.ptx_rows, seed + 1)
+    trainer = method(
+        before.model,
+        config,
+        PaddedPrompts(encode_prompts(asked, tokenizer, template, room), config.batch_size, seed, group_size),
+        before.params,
+        reward_model,
+        tokenizer,
+        stop_tokens(tokenizer, template),
+        seed,
+        texts,
+        _gold(config.prompts),
+        judge,
+    )
+    first = trainer.initial(before.params, reward_model)
+    state, seconds = run_stage(
+        name.upper(), stage, first, config.steps, trainer.take_step, stop, config.checkpoint_every
+    )
+    last = stage.rows("metrics")[-AVERAGED:]
+    watched = [name for name in ("reward", "gold_reward", "kl", "stop_rate") if name in last[-1]]
+    result: dict[str, Any] = {
+        "stage": name,
+        "steps": config.steps,
+        "seconds": round(seconds, 3),
+        **{name: sum(row[name] for row in last) / len(last) for name in watched},
+        **_base_text(experiment, sources, before, state.params),
+    }
+    stage.complete(result)
+    return result
+
+
+def dpo(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
+    """Learn from choices without a reward model, by DPO from the fine-tuned model."""
+    stage, config = run.stage("dpo"), experiment.dpo
+    if stage.result is not None:
+        return stage.result
+    choices, sources = _open_choices(experiment), open_sources(experiment)
+    run.claim_data({f"reward {choices.spec}": choices.key} | {source.spec: source.key for source in sources})
+    run.add_session(session())
+    before = load(run, "sft")
+    learning, held_out = _comparers(experiment, choices, before, config.batch_size)
+    trainer = DPOTrainer(before.model, config, learning, before.params)
+    first = trainer.initial(before.params)
+    state, seconds = run_stage(
+        "DPO", stage, first, config.steps, trainer.take_step, stop, config.checkpoint_every, config.log_every
+    )
+    result = {
+        "stage": "dpo",
+        "steps": config.steps,
+        "seconds": round(seconds, 3),
+        **trainer.evaluate(state.params, held_out),
+        **_base_text(experiment, sources, before, state.params),
+    }
+    stage.complete(result)
+    return result
+
+
+def _open_choices(experiment: Experiment) -> Preferences:
+    """What people chose, from wherever it is kept."""
+    config = experiment.reward
+    opened = open_stored_preferences if config.source.startswith("store:") else open_preferences
+    return opened(config.source, config.validation_fraction)
+
+
+def _comparers(
+    experiment: Experiment, choices: Preferences, before: Trained, batch_size: int
+) -> tuple[Comparer, Comparer]:
+    """Batches of choices, to learn from and held out."""
+
+    def comparer(groups: Sequence[PromptGroup]) -> Comparer:
+        length, seed = experiment.reward.length, experiment.train.seed
+        return Comparer(groups, before.tokenizer, before.template, length, batch_size, seed)
+
+    return comparer(choices.train), comparer(choices.validation)
+
+
+def _base_text(experiment: Experiment, sources: Sequence[Documents], before: Trained, params: Any) -> dict[str, float]:
+    """Bits per byte of held-out pre-training text, by the fine-tuned model and by what came of it."""
+    tokenizer, length = before.tokenizer, experiment.data.sequence_length
+    held_out = {
+        source.spec: validation_batches(PackedRows(tokenize(source, "validation", tokenizer), length), HELD_OUT_ROWS)
+        for source in sources
+    }
+    loss_of = jax.jit(partial(next_token_loss, before.model))
+    whole = NamedSharding(jax.tree.leaves(before.params)[0].sharding.mesh, PartitionSpec())
+
+    def bits(params: Any) -> float:
+        found = evaluate(loss_of, params, held_out, whole, tokenizer.byte_lengths, limit=HELD_OUT_BATCHES)
+        return found["validation_bits_per_byte"]
+
+    return {"base_bits_per_byte_before": bits(before.params), "base_bits_per_byte": bits(params)}
+
+
+def _gold(prompts: str) -> Callable[[int, str], float] | None:
+    """The gold reward of an answer to prompt i of a source, where it is the narrator's world that asks."""
+    kind, *numbers = prompts.split(":")
+    if kind != "narration_chat":
+        return None
+    seed = int(numbers[1]) if len(numbers) > 1 else 0
+
+    def gold(index: int, answer: str) -> float:
+        # As the example was drawn: its prompt comes first.
+        return gold_reward(check(*draw_prompt(random.Random(f"{kind} {seed} {index}")), answer))
+
+    return gold
+
+
+def world_ceiling(pairs: int = 4000) -> float:
+    """The best accuracy that a reward model can have on the choices of the world's raters, over drawn pairs."""
+    rng = random.Random("ceiling")
+    return ceiling([draw_pair(rng)[-2:] for _ in range(pairs)])

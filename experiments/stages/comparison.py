@@ -1,0 +1,42 @@
+"""The last stage: what PPO came to, held against the model that it began as."""
+
+from typing import Any
+
+from experiments.answer_comparison import Drawing, ask_source, ask_world, compare_answers
+from experiments.config import Experiment
+from experiments.reward_model import RewardModel
+from train.loop import StopRequest
+from train.run_directory import RunDirectory
+from train.trained import load
+
+PROMPTS, MAX_TOKENS = 500, 48
+
+
+def compare(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
+    """As `narrador compare RUN:ppo RUN:sft`: in the narrator's world on new prompts, judged by the gold reward.
+
+    Elsewhere on the prompts of PPO itself, judged by the run's own reward model.
+    """
+    stage = run.stage("compare")
+    if stage.result is not None:
+        return stage.result
+    models = [load(run, name) for name in ("ppo", "sft")]
+    drawing = Drawing(temperature=1.0, max_tokens=MAX_TOKENS, seed=0, best_of=1)
+    source = experiment.ppo.prompts
+    if source.startswith("narration_chat"):
+        judge, found = "gold", compare_answers(models, ask_world(PROMPTS, drawing.seed), None, drawing)
+    else:
+        judge = f"reward:{run.path}"
+        found = compare_answers(models, ask_source(source, PROMPTS, drawing.seed), RewardModel(run), drawing)
+    chosen = run.completed("reward")
+    result = {
+        "stage": "compare",
+        "a": f"{run.path}:ppo",
+        "b": f"{run.path}:sft",
+        "judge": judge,
+        **found,
+        "reward_model_accuracy": chosen["accuracy"],
+        "reward_model_ceiling": chosen.get("ceiling"),
+    }
+    stage.complete(result)
+    return result

@@ -1,0 +1,164 @@
+"""The stages that learn from text by next-token prediction."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from experiments.config import Experiment
+from experiments.machine import session
+from experiments.truth import floor, knows_truth
+from model.chat import ChatTemplate
+from model.config import ModelConfig
+from model.errors import UserError
+from model.sharding import ShardingRules, make_mesh
+from model.tokenizer import Tokenizer, TokenizerConfig
+from model.transformer import Transformer
+from train.batches import PackedRows, check_long_enough, training_batches, validation_batches
+from train.chats import Chats, open_chats
+from train.config import TrainConfig
+from train.corpus import TokenStream, tokenize, tokenize_chats, train_tokenizer_once
+from train.evaluation import bits_per_byte
+from train.loop import StopRequest, Workbench, check_rows_divide, compute_dtype, fit
+from train.run_directory import RunDirectory, StageDirectory, write_atomically
+from train.sources import Documents, open_source
+from train.trained import load
+
+
+def pretrain(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
+    """Learn by next-token prediction; resumes, and returns at once what a complete stage came to."""
+    stage, train = run.stage("pretrain"), experiment.train
+    if stage.result is not None:
+        return stage.result
+    check_rows_divide(train, make_mesh(experiment.mesh))
+    start = time.perf_counter()
+    sources = open_sources(experiment)
+    run.claim_data({source.spec: source.key for source in sources})
+    run.add_session(session())
+    if run.tokenizer_path.exists():
+        tokenizer = Tokenizer.load(run.tokenizer_path)
+    else:
+        tokenizer = train_tokenizer_once(experiment.tokenizer, sources)
+        write_atomically(run.tokenizer_path, tokenizer.to_json())
+        if (own := _template_beside(experiment.tokenizer)) is not None:
+            write_atomically(run.chat_template_path, own.text)
+    cut = partial(tokenize, tokenizer=tokenizer)
+    prompt, weights = tokenizer.encode(train.sample_prompt), experiment.data.weights
+    bench = _workbench(experiment, train, stage, tokenizer, sources, cut, prompt, weights=weights)
+    result = {"stage": "pretrain", "data_seconds": round(time.perf_counter() - start, 3), **fit(bench, stop)}
+    told = next((source for source in sources if knows_truth(source.spec)), None)
+    if told is not None:  # the one that the report holds the model against
+        result |= against_truth(result, told, cut(told, "validation"))
+    stage.complete(result)
+    return result
+
+
+def sft(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
+    """Learn to answer from demonstrations (Ouyang et al. 2022, section 3.5): the loss counts the assistant's tokens.
+
+    Begins with what pre-training came to; resumes, and returns at once what a complete stage came to.
+    """
+    stage, data, train = run.stage("sft"), experiment.sft.data, experiment.sft.train
+    if stage.result is not None:
+        return stage.result
+    check_rows_divide(train, make_mesh(experiment.mesh))
+    start = time.perf_counter()
+    chats = [open_chats(spec, data.validation_fraction) for spec in data.sources]
+    run.claim_data({f"sft {source.spec}": source.key for source in chats})
+    run.add_session(session())
+    before = load(run, "pretrain")
+    tokenizer, template = before.tokenizer, before.template
+    write_atomically(run.chat_template_path, template.text)
+    cut = partial(tokenize_chats, tokenizer=tokenizer, template=template)
+    prompt = template.encode(tokenizer, chats[0].validation[0][:-1], answer=True).tokens
+    ends = {template.stop_token(tokenizer)}
+    bench = _workbench(experiment, train, stage, tokenizer, chats, cut, prompt, ends, initial=before.params)
+    result = {"stage": "sft", "data_seconds": round(time.perf_counter() - start, 3), **fit(bench, stop)}
+    stage.complete(result)
+    return result
+
+
+def _workbench(
+    experiment: Experiment,
+    config: TrainConfig,
+    directory: StageDirectory,
+    tokenizer: Tokenizer,
+    sources: Sequence[Documents | Chats],
+    cut: Callable[[Any, str], TokenStream],
+    prompt: Sequence[int],
+    ends: Set[int] = frozenset(),
+    weights: Sequence[float] = (),
+    initial: Any = None,
+) -> Workbench:
+    """What a stage trains with.
+
+    Args:
+        cut: a source's split as tokens.
+        prompt: what samples continue, from the start of a document on.
+        ends: what ends a sample, beside the end of a document.
+
+    Raises:
+        UserError: a source does not fill a row, or the model's vocabulary is too small.
+    """
+    length, rules = experiment.data.sequence_length, ShardingRules()
+    streams, held_out = ([cut(source, split) for source in sources] for split in ("train", "validation"))
+    for source, stream in zip(sources, streams, strict=True):
+        check_long_enough(stream, length, source.spec)
+    rows = [PackedRows(stream, length) for stream in streams]
+    return Workbench(
+        model=Transformer(_sized(experiment.model, tokenizer), rules, compute_dtype(config.precision)),
+        config=config,
+        mesh=make_mesh(experiment.mesh),
+        rules=rules,
+        tokenizer=tokenizer,
+        training=training_batches(rows, weights, config.batch_size, config.seed),
+        validation={
+            source.spec: validation_batches(PackedRows(stream, length), config.batch_size)
+            for source, stream in zip(sources, held_out, strict=True)
+        },
+        directory=directory,
+        prompt=[tokenizer.document_end, *prompt],
+        ends={tokenizer.document_end, *ends},
+        initial=initial,
+    )
+
+
+def open_sources(experiment: Experiment) -> list[Documents]:
+    """The text of pre-training."""
+    return [open_source(spec, experiment.data.validation_fraction) for spec in experiment.data.sources]
+
+
+def _template_beside(config: TokenizerConfig) -> ChatTemplate | None:
+    """The chat template that lies beside a given tokenizer, if one does."""
+    path = Path(config.path).with_name("chat_template.jinja") if config.path else None
+    return ChatTemplate.load(path) if path and path.exists() else None
+
+
+def _sized(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """The model with its tokenizer's vocabulary, where the config leaves that open.
+
+    Raises:
+        UserError: the config's vocabulary is too small.
+    """
+    if config.vocab_size is None:
+        return replace(config, vocab_size=tokenizer.size)
+    if config.vocab_size < tokenizer.size:
+        raise UserError(
+            f"model.vocab_size={config.vocab_size} is smaller than the tokenizer's {tokenizer.size} tokens."
+        )
+    return config
+
+
+def against_truth(result: Mapping[str, Any], source: Documents, held_out: TokenStream) -> dict[str, float]:
+    """The held-out loss and its floor by word, and the floor by token and by byte, of a source whose truth is known."""
+    loss = result.get(f"validation_loss {source.spec}", result["validation_loss"])  # of a source alone it is the loss
+    nats, words, size = floor(source)
+    tokens = len(held_out.tokens) - 1
+    return {
+        "validation_nats_per_word": loss * tokens / words,
+        "floor_nats_per_word": nats / words,
+        "floor_loss": nats / tokens,
+        "floor_bits_per_byte": bits_per_byte(nats, size),
+    }

@@ -1,0 +1,138 @@
+"""Iterations of learning from a reward model: prompts, rollout, scores, experience, update. PPO and GRPO fill it in.
+
+Dimension letters: `rlhf.rollout`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from model.errors import UserError
+from model.tokenizer import Tokenizer
+from model.transformer import Transformer
+from rlhf.config import PolicyConfig
+from rlhf.learner import Learner, Metrics, PolicyState, per_answer
+from rlhf.objectives import kl_k1, kl_k3, penalize_unstopped
+from rlhf.prompts import PaddedPrompts
+from rlhf.rollout import Rollout, generate, response_log_probs, response_texts
+from rlhf.scorer import RewardModel, combined, score
+from rlhf.stage import Step
+from train.batches import Batch, Batches
+from train.objective import next_token_loss
+
+SAMPLES = 4  # episodes that samples.jsonl shows of an iteration
+
+
+class PolicyTrainer(ABC):
+    """Iterations on a transformer, for a method that says how it learns and what its critic is."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        config: PolicyConfig,
+        prompts: PaddedPrompts,
+        reference: Any,
+        reward: RewardModel,
+        tokenizer: Tokenizer,
+        stop: tuple[int, ...],
+        seed: int,
+        texts: Batches | None = None,
+        gold: Callable[[int, str], float] | None = None,
+        reward_model: Transformer | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            reference: the parameters that the policy begins with and is kept near.
+            texts: endless batches of pre-training text, of which each minibatch takes one.
+            gold: the true reward of a text as an answer to a prompt, where it is known; only ever logged.
+            reward_model: the architecture of the reward model. None: the policy's.
+        """
+        self.config, self.prompts, self.tokenizer, self.texts, self.gold = config, prompts, tokenizer, texts, gold
+        self.judge, self.stop, self.key = reward_model or model, stop, jax.random.key(seed)
+
+        def text_loss(params: Any, batch: Batch) -> Float[Array, ""]:
+            return next_token_loss(model, params, batch) / jnp.maximum(batch.weights.sum(), 1)
+
+        def score_of(reward: RewardModel, rollout: Rollout) -> Float[Array, "B K"]:
+            return score(self.judge, reward, rollout.tokens, rollout.prompt_lengths, rollout.lengths)
+
+        policy = partial(response_log_probs, model)
+        self.learner = self.learner_of(policy, text_loss if texts is not None else None)
+
+        def prepare(critic: Any, rollout: Rollout) -> tuple[Any, Metrics]:
+            scores = combined(score_of(reward, rollout), config.ensemble)
+            last = jnp.take_along_axis(rollout.tokens, rollout.lengths[:, None] - 1, axis=1)[:, 0]
+            stopped = jnp.isin(last, jnp.asarray(stop))
+            scores = penalize_unstopped(scores, stopped, config.unstopped_penalty)
+            reference_log_probs = policy(reference, rollout)[0]
+            experience, metrics = self.learner.experience(critic, rollout, scores, reference_log_probs)
+            return experience, {
+                "reward": jnp.mean(scores),
+                "kl": per_answer(kl_k1(rollout.log_probs, reference_log_probs), rollout),
+                "kl_k3": per_answer(kl_k3(rollout.log_probs, reference_log_probs), rollout),
+                **metrics,
+                "response_length": jnp.mean(rollout.response_lengths.astype(scores.dtype)),
+                "stop_rate": jnp.mean(stopped.astype(scores.dtype)),
+            }
+
+        self._prepare, self._update = jax.jit(prepare), jax.jit(self.learner.update, donate_argnums=0)
+        self._generate = partial(generate, model, max_tokens=config.max_tokens, stop=stop)
+
+    @abstractmethod
+    def learner_of(self, policy: Callable, text_loss: Callable | None) -> Learner:
+        """The method's learner around what the model says of responses and of text."""
+
+    @abstractmethod
+    def critic_of(self, reward: RewardModel) -> Any:
+        """The critic before the first iteration."""
+
+    def initial(self, policy: Any, reward: RewardModel) -> PolicyState:
+        """The state before the first iteration."""
+        return self.learner.initial(policy, self.critic_of(reward))
+
+    def rollout(self, params: Any, places: Int[np.ndarray, "B"], number: int) -> Rollout:
+        """The episodes of iteration `number`: answers to the prompts at `places`."""
+        temperature = np.full(len(places), self.config.temperature, np.float32)
+        key = jax.random.fold_in(self.key, 2 * number)
+        return self._generate(params, key, self.prompts.tokens[places], self.prompts.lengths[places], temperature)
+
+    def take_step(self, state: PolicyState, number: int) -> Step:
+        """One iteration; numbers are from 1.
+
+        Raises:
+            UserError: the reward model's scores are not finite.
+        """
+        c, places = self.config, self.prompts.batch(number - 1)
+        rollout = self.rollout(state.params, places, number)
+        experience, measured = self._prepare(state.critic, rollout)
+        if not np.isfinite(measured["reward"]):
+            raise UserError(
+                f"iteration {number}: the reward model's scores are not finite; nothing was learned from them."
+            )
+        updates = c.epochs * c.minibatches
+        texts = None
+        if self.texts is not None:
+            drawn = [self.texts[(number - 1) * updates + index] for index in range(updates)]
+            texts = jax.tree.map(lambda *x: np.stack(x), *drawn)
+        key = jax.random.fold_in(self.key, 2 * number + 1)
+        state, learned = self._update(state, experience, key, texts)
+        metrics = {name: float(value) for name, value in {**measured, **learned}.items()}
+        answers = response_texts(rollout, self.tokenizer, self.stop)
+        note = f"reward {metrics['reward']:.2f}  KL {metrics['kl']:.2f}"
+        if self.gold is not None:
+            gold = np.mean([self.gold(int(i), a) for i, a in zip(places, answers, strict=True)])
+            metrics["gold_reward"] = float(gold)
+            note += f"  gold {gold:.2f}"
+        prompts = [self.prompts.tokens[i, 1 : self.prompts.lengths[i]].tolist() for i in places[:SAMPLES]]
+        shown = [
+            {"prompt": self.tokenizer.decode(ids), "text": answer}
+            for ids, answer in zip(prompts, answers[:SAMPLES], strict=True)
+        ]
+        return Step(state, metrics, {"episodes": shown}, note)

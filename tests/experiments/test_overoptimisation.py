@@ -1,0 +1,190 @@
+"""A study of over-optimisation on a model of a thousand parameters, stopped on its way and gone on with."""
+
+import json
+import os
+import signal
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+from experiments import cli
+from experiments.held_out import answer_kl
+from experiments.overoptimisation import measured
+from experiments.overoptimisation_report import order, shown, verdict
+from experiments.proxies import LEAST, MEAN, Proxy, Settings
+from rlhf.ppo import PPOTrainer
+from rlhf.reward import RewardTrainer
+from rlhf.rollout import generate
+from tests.experiments.untrained import write_run
+from train.run_directory import RunDirectory
+from train.trained import load
+
+ASKED = ("--sizes", "30", "--prompts", "10", "--answers", "4", "--iterations", "3")
+CONFIG = {
+    "reward": {"length": 256, "steps": 20, "batch_size": 4},
+    "ppo": {"batch_size": 8, "minibatches": 2, "max_tokens": 6},
+}
+PROXIES = [Proxy(30), Proxy(30, 4, MEAN), Proxy(30, 4, LEAST)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    run, _ = write_run(tmp_path_factory.mktemp("overoptimisation") / "run", seed=0)
+    run.config_path.write_text(yaml.safe_dump({**run.config(), **CONFIG}))
+    run.stage("sft").complete({"stage": "sft"})
+    return run
+
+
+@pytest.fixture
+def study(run, monkeypatch, capsys):
+    monkeypatch.chdir(run.path.parent)
+    monkeypatch.setattr("experiments.machine.prepare_jax", lambda: None)  # the test session has its own way
+    monkeypatch.setattr("experiments.overoptimisation.world_ceiling", lambda: 0.77)
+
+    def call(*arguments):
+        code = cli.main(["overoptimisation", *arguments])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_a_study_that_is_stopped_goes_on_and_repeats_nothing(study, run, monkeypatch):
+    steps, learned = [], []
+    iterate, update = PPOTrainer.take_step, RewardTrainer.take_step
+
+    def iterate_and_stop(self, state, number):
+        steps.append(number)
+        if len(steps) == 5:  # the second policy's second iteration
+            os.kill(os.getpid(), signal.SIGTERM)
+        return iterate(self, state, number)
+
+    def count(self, state, number):
+        learned.append(number)
+        return update(self, state, number)
+
+    monkeypatch.setattr(PPOTrainer, "take_step", iterate_and_stop)
+    monkeypatch.setattr(RewardTrainer, "take_step", count)
+    code, out, err = study("run", *ASKED, "--json")
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1]) == {"run_dir": "run", "interrupted": True}
+    assert "narrador overoptimisation run --sizes 30" in err
+
+    code, out, err = study("run", *ASKED, "--json")
+    assert code == 0, err
+    assert steps == [1, 2, 3] * len(PROXIES)
+    assert learned == [1, 2] * 2  # a single reward model and one ensemble
+    found = json.loads(out.splitlines()[-1], parse_constant=pytest.fail)
+    check_findings(found)
+    folder = run.path / "overoptimisation"
+    report = (folder / "report.md").read_text()
+    assert {"run_dir": "run", **json.loads((folder / "result.json").read_text())} == found
+    assert (folder / "pictures" / "overoptimisation.png").read_bytes().startswith(b"\x89PNG")
+    assert "data:image/png;base64" in (folder / "report.html").read_text()
+    assert "30 choices, least of 4" in report
+
+    monkeypatch.setattr(PPOTrainer, "take_step", pytest.fail)
+    monkeypatch.setattr(RewardTrainer, "take_step", pytest.fail)
+    monkeypatch.setattr("experiments.held_out.draw_answers", pytest.fail)
+    (folder / "report.md").unlink()
+    code, out, _ = study("run", *ASKED, "--json")
+    assert code == 0
+    assert json.loads(out.splitlines()[-1]) == found
+    assert (folder / "report.md").read_text() == report
+
+    code, out, err = study("run", *ASKED[:-1], "5")
+    assert code == 2
+    assert "--iterations 3 there, 5 now" in err
+
+
+def check_findings(found):
+    assert [model["heads"] for model in found["reward_models"]] == [1, 4]
+    assert {model["pairs"] for model in found["reward_models"]} == {found["reward_models"][0]["pairs"]}
+    assert found["reward_models"][0]["heads_correlation"] is None
+    assert [(c["name"], c["method"]) for c in found["curves"]] == [
+        (proxy.name, method) for proxy in PROXIES for method in ("best_of_n", "ppo")
+    ]
+    for curve in found["curves"]:
+        strengths = [point["strength"] for point in curve["points"]]
+        assert strengths == ([1, 2, 3, 4] if curve["method"] == "best_of_n" else [0, 1, 2, 3])
+        start, *points = curve["points"]
+        assert [start[name]["value"] for name in ("d", "proxy", "gold")] == pytest.approx([0, 0, 0], abs=1e-4)
+        for point in points:
+            assert point["kl"] > 0
+            assert point["d"]["value"] == pytest.approx(point["kl"] ** 0.5)
+        if curve["method"] == "best_of_n":
+            gains = [point["proxy"]["value"] for point in curve["points"]]
+            assert gains == sorted(gains)
+    assert found["seconds"]["total"] > 0
+
+
+def test_what_cannot_be_studied_is_refused(study, run, tmp_path):
+    other, _ = write_run(tmp_path / "other", seed=1)
+    for arguments, told in (
+        (("nowhere",), "holds no run"),
+        ((str(other.path),), "no complete stage 'sft'"),
+        (("run", "--answers", "1"), "--answers 1 must be at least 2"),
+        (("run", "--sizes", "100", "3"), "--sizes 3 must be at least 20"),
+        (("run", "--sizes", "100", "100"), "names one twice"),
+    ):
+        code, _, err = study(*arguments)
+        assert code == 2
+        assert told in err
+    assert not (run.path.parent / "nowhere").exists()
+
+
+def test_kl_of_answers_is_that_of_every_next_token(run):
+    """Against whole distributions read row by row; and on average what the tokens drawn say."""
+    trained = load(RunDirectory(run.path), "sft")
+    other = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape), trained.params)
+    prompts, lengths = np.tile(np.arange(1, 9, dtype=np.int32), (400, 1)), np.tile([5, 8], 200).astype(np.int32)
+    drawn = generate(trained.model, other, jax.random.key(2), prompts, lengths, np.ones(400, np.float32), 3, (0,))
+    kl, apply = jax.jit(partial(answer_kl, trained.model)), jax.jit(trained.model.apply)
+    found = np.asarray(kl(other, trained.params, drawn), np.float64)
+    ours, theirs = (
+        np.asarray(jax.nn.log_softmax(apply({"params": params}, drawn.tokens)[0]), np.float64)
+        for params in (other, trained.params)
+    )
+    for row in range(20):
+        places = np.arange(lengths[row] - 1, lengths[row] - 1 + drawn.response_lengths[row])
+        exact = np.sum(np.exp(ours[row, places]) * (ours - theirs)[row, places])
+        assert found[row] == pytest.approx(exact, rel=1e-3)
+    places = np.minimum(drawn.prompt_lengths[:, None] + np.arange(3), drawn.tokens.shape[1] - 1)
+    reference = np.take_along_axis(theirs, places[..., None] - 1, axis=1)
+    reference = np.take_along_axis(reference, np.asarray(drawn.responses())[..., None], axis=2)[..., 0]
+    ratios = np.where(drawn.mask, drawn.log_probs - reference, 0).sum(axis=1)
+    assert ratios.mean() == pytest.approx(found.mean(), abs=4 * float(ratios.std()) / 20)
+    assert np.asarray(kl(other, other, drawn)) == pytest.approx(np.zeros(400), abs=1e-5)
+
+
+def test_parts_of_a_study():
+    assert [proxy.name for proxy in Settings(sizes=(900, 50, 200)).proxies] == [
+        *("50 choices", "200 choices", "900 choices", "200 choices, mean of 4", "200 choices, least of 4"),
+    ]
+    assert len({(proxy.folder, proxy.stage) for proxy in Settings().proxies}) == 5
+    for iterations in (1, 7, 60, 100):
+        at = [number for number in range(1, iterations + 1) if measured(number, iterations)]
+        assert at[-1] == iterations
+        assert min(iterations, 12) <= len(at) <= 20
+
+
+def estimate(value, low, high):
+    return {"value": value, "low": low, "high": high}
+
+
+def test_words_for_numbers():
+    near, middle, far = estimate(1.0, 0.8, 1.2), estimate(1.5, 1.1, 1.9), estimate(3.0, 2.0, None)
+    never = estimate(None, 2.5, None)
+    assert order([near, middle, far]) == "rising with the data"
+    assert order([far, middle, near]) == "falling with the data"
+    assert order([near, middle]) == "rising with the data (intervals overlap)"
+    assert order([near, far, middle]) == "in no order of the data"
+    assert order([near, never]) == "rising with the data"
+    assert order([never, never]) == "in no order of the data"
+    assert [shown(one) for one in (near, far, never)] == [
+        *("1.00 (0.80 to 1.20)", "3.00 (2.00 to none)", "none (from 2.50)"),
+    ]
+    assert verdict({"fall": estimate(-0.2, -0.3, -0.1)}) == "falls"
+    assert verdict({"fall": estimate(-0.2, -0.5, 0.1)}) == "does not"
