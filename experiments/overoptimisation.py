@@ -44,9 +44,9 @@ from train.run_directory import RunDirectory, StageDirectory, write_atomically
 from train.trained import load
 
 FOLDER = "overoptimisation"
-FULL_SIZE = 12_000  # choices that the run's own number of steps is meant for
+FULL_SIZE = 12_000  # choices that a run's number of steps is taken to be meant for, where it learns from other ones
 LEARNING_RATE = 2e-4  # twice PPO's own: to go too far within the iterations there are
-MEASUREMENTS = 15  # of each policy on its way
+MEASUREMENTS = 12  # of each policy on its way
 
 
 class Study:
@@ -108,11 +108,11 @@ class Study:
         """Learn from the first choices of the world, beginning with the fine-tuned model."""
         config = reward_config(self.experiment.reward, proxy, self.settings.seed)
         own = RunDirectory(self.folder / proxy.folder)
-        own.path.mkdir(exist_ok=True)
-        own.claim({"reward": to_mapping(config)})
         stage = own.stage("reward")
         if stage.result is not None:
             return stage.result
+        own.path.mkdir(exist_ok=True)
+        own.claim({"reward": to_mapping(config)})
         learning = self._comparer(open_preferences(config.source, config.validation_fraction).train, config)
         trainer = RewardTrainer(self.before.model, config, learning)
         first = trainer.initial(self.before.params, self.settings.seed)
@@ -197,7 +197,9 @@ class Study:
 
 def reward_config(config: RewardConfig, proxy: Proxy, seed: int) -> RewardConfig:
     """How a proxy is learned: as the run's own, with steps that go by the square root of the choices."""
-    steps = max(2, round(config.steps * math.sqrt(proxy.choices / FULL_SIZE)))
+    kind, *numbers = config.source.split(":")
+    own = int(numbers[0]) if kind == "narration_preferences" and numbers else FULL_SIZE
+    steps = max(2, round(config.steps * math.sqrt(proxy.choices / own)))
     return replace(
         config,
         source=f"narration_preferences:{proxy.choices}:{seed}",

@@ -167,7 +167,7 @@ def test_parts_of_a_study():
     for iterations in (1, 7, 60, 100):
         at = [number for number in range(1, iterations + 1) if measured(number, iterations)]
         assert at[-1] == iterations
-        assert min(iterations, 12) <= len(at) <= 20
+        assert min(iterations, 10) <= len(at) <= 20
 
 
 def estimate(value, low, high):

@@ -130,3 +130,15 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_field(folder):
         with pytest.raises(UserError, match=told):
             load_reward_model(own, open_language(own)[0])
     own.config_path.write_text(before)
+
+
+@pytest.mark.usefixtures("learned")
+def test_a_run_of_an_older_version_goes_on_with_the_defaults_of_what_that_did_not_know(folder):
+    own = RunDirectory(folder / "runs/own")
+    before = own.config_path.read_text()
+    config = yaml.safe_load(before)
+    del config["ppo"]["clip"], config["mesh"]
+    own.config_path.write_text(yaml.safe_dump(config))
+    assert "dpo: right on " in run(folder, "--stages", "dpo")
+    assert "ppo.clip: 0.2 there, 0.3 now" in run(folder, "--stages", "dpo", "--ppo.clip", "0.3")
+    own.config_path.write_text(before)

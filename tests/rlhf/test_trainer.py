@@ -12,7 +12,7 @@ from model.errors import UserError
 from model.tokenizer import TokenizerConfig, train_tokenizer
 from rlhf.config import GRPOConfig, PPOConfig
 from rlhf.rollout import response_texts
-from rlhf.scorer import combined, judge_for, score
+from rlhf.scorer import combined, judge_for, score, score_tokens
 from tests.rlhf.tiny import (
     GRPO,
     JUDGE,
@@ -96,7 +96,7 @@ def test_before_the_first_update_the_policy_is_the_one_that_answered(params, rew
 
 @pytest.mark.parametrize("how", ["mean", "min"])
 def test_another_architecture_judges_by_the_ensembles_mean_or_least(params, how):
-    """And the critic begins as its heads' mean; what it says at the last token of an answer is that score."""
+    """And the critic begins as the mean of what its heads say at the last token of an answer."""
     reward = fresh_reward_model(JUDGE, heads=3)
     config = replace(PPO, unstopped_penalty=0.0, ensemble=how)
     trainer = trainer_of(config, params, reward, reward_model=JUDGE)
@@ -107,7 +107,8 @@ def test_another_architecture_judges_by_the_ensembles_mean_or_least(params, how)
     np.testing.assert_allclose(combined(jnp.asarray(heads), how), by_hand, rtol=1e-6)
     assert float(measured["reward"]) == pytest.approx(by_hand.mean(), rel=1e-5)
     longer = rollout._replace(prompt_lengths=rollout.lengths, log_probs=rollout.log_probs[:, :1])
-    np.testing.assert_allclose(trainer.learner.critic(state.critic, longer)[:, 0], heads.mean(axis=1), rtol=1e-4)
+    said = score_tokens(JUDGE, reward.scorer, rollout.tokens)[np.arange(len(heads)), rollout.lengths - 1].mean(axis=1)
+    np.testing.assert_allclose(trainer.learner.critic(state.critic, longer)[:, 0], said, rtol=1e-4)
 
 
 def test_scores_that_are_not_finite_are_refused(params, reward_model, trainer, monkeypatch):
