@@ -60,6 +60,7 @@ class StageDirectory:
 
     def complete(self, result: Mapping[str, Any]) -> None:
         """Mark the stage complete."""
+        self.path.mkdir(parents=True, exist_ok=True)  # a stage that trains nothing has written nothing so far
         write_atomically(self._result, json.dumps(dict(result), indent=2) + "\n")
 
 

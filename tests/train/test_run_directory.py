@@ -65,3 +65,9 @@ def test_a_damaged_config_is_the_users_to_know(tmp_path, content):
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(UserError, match="damaged"):
         RunDirectory(tmp_path).config()
+
+
+def test_a_stage_that_has_written_nothing_can_be_complete(tmp_path):
+    stage = RunDirectory(tmp_path / "run").stage("compare")
+    stage.complete({"win_rate": 0.5})
+    assert stage.result == {"win_rate": 0.5}
