@@ -9,7 +9,7 @@ from train.loop import StopRequest
 from train.run_directory import RunDirectory
 from train.trained import load
 
-PROMPTS, MAX_TOKENS = 500, 48
+PROMPTS = 500
 
 
 def compare(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def compare(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dic
     if stage.result is not None:
         return stage.result
     models = [load(run, name) for name in ("ppo", "sft")]
-    drawing = Drawing(temperature=1.0, max_tokens=MAX_TOKENS, seed=0, best_of=1)
+    drawing = Drawing(temperature=1.0, max_tokens=experiment.ppo.max_tokens, seed=0, best_of=1)
     source = experiment.ppo.prompts
     if source.startswith("narration_chat"):
         judge, found = "gold", compare_answers(models, ask_world(PROMPTS, drawing.seed), None, drawing)

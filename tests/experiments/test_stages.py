@@ -67,6 +67,16 @@ def learned(folder):
     return run(folder, "--stages", "pretrain,sft,reward,ppo,grpo,dpo", "--json")
 
 
+def test_at_last_the_policy_is_held_against_the_model_that_it_began_as(folder, learned):
+    found = run(folder, "--stages", "pretrain,compare", "--json")["compare"]
+    assert found["prompts"] == len(THINGS)
+    assert found["judge"] == "reward:runs/own"
+    assert found["reward_model_accuracy"] == learned["reward"]["accuracy"]
+    assert found["win_rate_interval"][0] <= found["win_rate"] <= found["win_rate_interval"][1]
+    assert "## Before and after" in (folder / "runs/own/report.md").read_text()
+    assert "compare: Judged by the reward model of runs/own" in run(folder, "--stages", "compare")
+
+
 def test_every_stage_learns_and_what_it_learned_can_be_opened(folder, learned):
     assert learned["stage"] == "pretrain"
     assert all(learned[name]["steps"] == 2 for name in ("sft", "reward", "ppo", "grpo", "dpo"))
