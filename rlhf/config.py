@@ -1,6 +1,5 @@
 """What alignment reads and how it learns. Plain data: importing this does not import JAX."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -37,12 +36,8 @@ class RewardConfig:
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
-        for name in ["length", "heads", "steps", "batch_size", "learning_rate", "log_every", "checkpoint_every"]:
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"reward.{name}={getattr(self, name)} must be a positive number.")
-        for name in ("warmup_steps", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"reward.{name}={getattr(self, name)} must be 0 or a positive number.")
+        positive = "length heads steps batch_size learning_rate log_every checkpoint_every"
+        check_numbers("reward", self, positive=positive, not_negative="warmup_steps weight_decay")
         if not 0 <= self.label_smoothing < 0.5:
             raise UserError(f"reward.label_smoothing={self.label_smoothing} must lie in [0, 0.5).")
         if not 0 < self.validation_fraction <= 0.5:

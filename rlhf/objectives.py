@@ -33,12 +33,11 @@ def bradley_terry(
 
     Bradley & Terry 1952; Ouyang et al. 2022, equation 1; the margin as in Touvron et al. 2023, section 3.2.2.
     """
-    weights = jnp.ones_like(chosen) if weights is None else weights
+    weights = jnp.ones_like(chosen) if weights is None else jnp.asarray(weights)
     difference = chosen - rejected - margin
     losses = -(1 - smoothing) * jax.nn.log_sigmoid(difference) - smoothing * jax.nn.log_sigmoid(-difference)
-    total = jnp.maximum(jnp.sum(weights), 1e-9)
     agreement = (jnp.sign(chosen - rejected) + 1) / 2
-    return Preferred(jnp.sum(losses * weights) / total, jnp.sum(agreement * weights) / total)
+    return Preferred(weighted_mean(losses, weights), weighted_mean(agreement, weights))
 
 
 # --- rewards --------------------------------------------------------------------------------------------------------

@@ -34,6 +34,11 @@ def open_prompts(spec: str) -> list[Prompt]:
     raise unknown("source of prompts", spec, PROMPT_KINDS)
 
 
+def encode_prompt(prompt: Prompt, tokenizer: Tokenizer, template: ChatTemplate) -> list[int]:
+    """The ids of a prompt, to where the answer begins."""
+    return [tokenizer.document_end, *template.encode(tokenizer, prompt, answer=True).tokens]
+
+
 def encode_prompts(
     prompts: Sequence[Prompt], tokenizer: Tokenizer, template: ChatTemplate, room: int
 ) -> list[list[int]]:
@@ -42,7 +47,7 @@ def encode_prompts(
     Raises:
         UserError: one has more than `room` tokens.
     """
-    rows = [[tokenizer.document_end, *template.encode(tokenizer, p, answer=True).tokens] for p in prompts]
+    rows = [encode_prompt(prompt, tokenizer, template) for prompt in prompts]
     for index, row in enumerate(rows):
         if len(row) > room:
             raise UserError(f"prompt {index} has {len(row)} tokens; beside an answer the context has room for {room}.")

@@ -41,6 +41,11 @@ class Rollout(NamedTuple):
         """Real tokens of each row."""
         return self.prompt_lengths + self.response_lengths
 
+    def stopped(self, stop: tuple[int, ...]) -> Bool[Array, "B"]:
+        """Which responses ended by themselves, with a token of `stop`."""
+        last = jnp.take_along_axis(jnp.asarray(self.tokens), self.lengths[:, None] - 1, axis=1)[:, 0]
+        return jnp.isin(last, jnp.asarray(stop))
+
     def responses(self) -> Int[Array, "B R"]:
         """The response tokens, padding included."""
         places = self.prompt_lengths[:, None] + np.arange(self.log_probs.shape[1])

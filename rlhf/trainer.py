@@ -68,8 +68,7 @@ class PolicyTrainer(ABC):
 
         def prepare(critic: Any, rollout: Rollout) -> tuple[Any, Metrics]:
             scores = combined(score_of(reward, rollout), config.ensemble)
-            last = jnp.take_along_axis(rollout.tokens, rollout.lengths[:, None] - 1, axis=1)[:, 0]
-            stopped = jnp.isin(last, jnp.asarray(stop))
+            stopped = rollout.stopped(stop)
             scores = penalize_unstopped(scores, stopped, config.unstopped_penalty)
             reference_log_probs = policy(reference, rollout)[0]
             experience, metrics = self.learner.experience(critic, rollout, scores, reference_log_probs)

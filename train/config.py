@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from model.errors import UserError
+from model.errors import UserError, check_numbers
 
 
 @dataclass(frozen=True)
@@ -130,18 +130,16 @@ class TrainConfig:
             raise UserError(
                 f"train.accumulation={self.accumulation} does not divide train.batch_size={self.batch_size}."
             )
-        for name in ("learning_rate", "muon_learning_rate", "epsilon", "clip_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"train.{name}={getattr(self, name)} must be a positive number.")
+        check_numbers(
+            "train",
+            self,
+            positive="learning_rate muon_learning_rate epsilon clip_norm",
+            not_negative="warmup_steps weight_decay sample_tokens",
+            share="decay_fraction final_learning_rate",
+        )
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"train.{name}={getattr(self, name)} must lie in [0, 1).")
-        for name in ("decay_fraction", "final_learning_rate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"train.{name}={getattr(self, name)} must lie between 0 and 1.")
-        for name in ("warmup_steps", "weight_decay", "sample_tokens"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"train.{name}={getattr(self, name)} must be 0 or a positive number.")
 
 
 @dataclass(frozen=True)

@@ -189,12 +189,13 @@ class RunDirectory:
             yield
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is either the old one or the new one at every moment."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file that is either the old one or the new one at every moment; text as UTF-8."""
+    raw = content.encode() if isinstance(content, str) else content
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with scratch.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with scratch.open("wb") as file:
+            file.write(raw)
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)
