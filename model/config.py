@@ -144,6 +144,10 @@ class MeshConfig:
     """Replicas that split the batch."""
     fsdp: int = 1
     """Devices that split the batch and also the parameters (Zhao et al. 2023)."""
+    expert: int = 1
+    """Devices that split the batch, and the experts of a mixture (Lepikhin et al. 2020)."""
+    context: int = 1
+    """Devices that split each sequence."""
     tensor: int = 1
     """Devices that split heads, feed-forward and vocabulary (Shoeybi et al. 2019)."""
 

@@ -14,7 +14,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from model.config import MeshConfig
 from model.errors import UserError
 
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("data", "fsdp", "expert", "context", "tensor")
 Axes = tuple[str | None, ...]
 
 
@@ -22,8 +22,8 @@ Axes = tuple[str | None, ...]
 class ShardingRules:
     """Logical axis -> mesh axis or axes. None: not split."""
 
-    batch: str | tuple[str, ...] | None = ("data", "fsdp")
-    sequence: str | tuple[str, ...] | None = None
+    batch: str | tuple[str, ...] | None = ("data", "fsdp", "expert")
+    sequence: str | tuple[str, ...] | None = "context"
     embed: str | tuple[str, ...] | None = "fsdp"
     heads: str | tuple[str, ...] | None = "tensor"
     kv_heads: str | tuple[str, ...] | None = "tensor"
@@ -31,6 +31,7 @@ class ShardingRules:
     mlp: str | tuple[str, ...] | None = "tensor"
     vocab: str | tuple[str, ...] | None = "tensor"
     layers: str | tuple[str, ...] | None = None
+    expert: str | tuple[str, ...] | None = "expert"
 
     def spec(self, axes: Axes) -> PartitionSpec:
         """The `PartitionSpec` of an array whose dimensions are called `axes`.

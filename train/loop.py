@@ -301,7 +301,7 @@ def compute_dtype(precision: str) -> Any:
 
 def check_rows_divide(config: TrainConfig, mesh: Mesh) -> None:
     """Refuse a batch whose parts cannot be split evenly over the devices."""
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = mesh.shape["data"] * mesh.shape["fsdp"] * mesh.shape["expert"]
     if config.batch_size // config.accumulation % shards:
         raise UserError(
             f"train.batch_size={config.batch_size} in train.accumulation={config.accumulation} parts cannot be split "

@@ -24,7 +24,7 @@ def axes_and_shapes(family):
 
 def test_spec_maps_each_axis():
     rules = ShardingRules()
-    assert rules.spec(("batch", "sequence")) == PartitionSpec(("data", "fsdp"), None)
+    assert rules.spec(("batch", "sequence")) == PartitionSpec(("data", "fsdp", "expert"), "context")
     assert rules.spec(("vocab", "embed")) == PartitionSpec("tensor", "fsdp")
     assert rules.spec(("layers", "embed", "heads", "head_dim")) == PartitionSpec(None, "fsdp", "tensor", None)
     assert rules.spec((None, "embed")) == PartitionSpec(None, "fsdp")
@@ -53,7 +53,7 @@ def test_an_unknown_axis_is_named():
 def test_make_mesh_on_one_device():
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     assert mesh.axis_names == MESH_AXES
-    assert dict(mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+    assert dict(mesh.shape) == dict.fromkeys(MESH_AXES, 1)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_every_parameter_names_every_dimension(family):
 
 def test_optimizer_moments_are_split_like_their_parameters_and_counters_are_whole():
     axes, shapes = axes_and_shapes("llama")
-    mesh = AbstractMesh((1, 2, 2), MESH_AXES)
+    mesh = AbstractMesh((1, 2, 1, 1, 2), MESH_AXES)
     state = {"params": shapes, "opt": jax.eval_shape(optax.adam(1e-3).init, shapes)}
     placed = state_shardings(mesh, ShardingRules(embed="fsdp", vocab=None), axes, state)
     adam = placed["opt"][0]
@@ -104,7 +104,7 @@ def test_optimizer_moments_are_split_like_their_parameters_and_counters_are_whol
 def test_a_dimension_that_does_not_divide_names_array_and_axis():
     axes, shapes = axes_and_shapes("llama")  # 61 rows of embedding do not divide by 2
     with pytest.raises(UserError) as caught:
-        state_shardings(AbstractMesh((1, 1, 2), MESH_AXES), ShardingRules(), axes, {"params": shapes})
+        state_shardings(AbstractMesh((1, 1, 1, 1, 2), MESH_AXES), ShardingRules(), axes, {"params": shapes})
     for word in ("params.embedding", "'vocab'", "61", "60", "62", "2 devices"):
         assert word in str(caught.value)
 
