@@ -22,7 +22,7 @@ from experiments.peers import PpoShape, TrlPpo
 from model.attention import init_cache
 from model.decode import decode_step, prefill
 from model.presets import gpt2
-from model.sharding import ShardingRules, make_mesh
+from model.sharding import make_mesh
 from model.tokenizer import TokenizerConfig, train_tokenizer
 from model.transformer import Transformer, count_parameters
 from rlhf.config import PPOConfig
@@ -31,7 +31,7 @@ from rlhf.prompts import PaddedPrompts
 from rlhf.scorer import init_reward_model
 from train.batches import Batch
 from train.flops import matmul_parameters, measured_matmul_flops, train_flops_per_token
-from train.loop import check_fits, check_rows_divide, compute_dtype
+from train.loop import check_batch_divides, check_fits, compute_dtype
 from train.narration.truth import word_probabilities
 from train.narration.words import split_words
 from train.optimizer import make_optimizer
@@ -74,8 +74,8 @@ def bench_train(experiment: Experiment, vocab_size: int, repeats: int) -> dict[s
     """Training steps of an experiment's shape on random tokens, against the machine's matrix product."""
     config = replace(experiment.model, vocab_size=experiment.model.vocab_size or vocab_size)
     train, length = experiment.train, experiment.data.sequence_length
-    mesh, rules = make_mesh(experiment.mesh), ShardingRules()
-    check_rows_divide(train, mesh)
+    mesh, rules = make_mesh(experiment.mesh), experiment.sharding
+    check_batch_divides(train, length, mesh, rules)
     model, optimizer = Transformer(config, rules, compute_dtype(train.precision)), make_optimizer(train)
     shape = (train.batch_size, length)
     tokens = jax.random.randint(jax.random.key(0), shape, 0, config.vocabulary)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 import yaml
 
-from model.config import MeshConfig, ModelConfig
+from model.config import MeshConfig, ModelConfig, ShardingRules
 from model.errors import UserError, unknown
 from model.tokenizer import TokenizerConfig
 from rlhf.config import DPOConfig, GRPOConfig, PPOConfig, RewardConfig
@@ -32,6 +32,7 @@ class Experiment:
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
     dpo: DPOConfig = field(default_factory=DPOConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    sharding: ShardingRules = field(default_factory=ShardingRules)
     stages: Annotated[tuple[str, ...], tyro.conf.Suppress] = ("pretrain",)  # on the command line: of this time
     """What a run does, one after the other: pretrain, sft, reward, ppo, grpo, dpo, compare."""
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from model.config import ModelConfig
+from model.config import ModelConfig, ShardingRules
 from model.layers import Norm, parameter, residual_init, rope_frequencies, rotate, weight_init, wide
-from model.sharding import ShardingRules, constrain
+from model.sharding import constrain
 
 
 class KVCache(NamedTuple):
@@ -50,17 +50,17 @@ def attend(
     mask: Bool[Array, "B T S"],
 ) -> Float[Array, "B T N H"]:
     """softmax(q k / sqrt(H)) v (Vaswani et al. 2017, equation 1), softmax in at least float32."""
-    batch, length, heads, head_dim = query.shape
+    batch, length, _, head_dim = query.shape
     key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
     # Heads first, and the queries that share a key head end to end: each product is one plain matrix product, which
-    # a CPU does almost twice as fast as a strided one.
-    rows = query.swapaxes(1, 2).reshape(batch, key.shape[1], -1, head_dim)
-    scores = jnp.einsum("BKRH,BKSH->BKRS", rows, key, preferred_element_type=wide(query.dtype))
-    scores = scores.reshape(batch, heads, length, -1) * head_dim**-0.5
-    weights = jax.nn.softmax(jnp.where(mask[:, None], scores, jnp.finfo(scores.dtype).min), axis=-1)
-    weights = weights.astype(query.dtype).reshape(*rows.shape[:3], -1)
+    # a CPU does almost twice as fast as a strided one. Token before head, so that a mesh can split the tokens.
+    grouped = query.reshape(batch, length, key.shape[1], -1, head_dim).swapaxes(1, 2)
+    rows = grouped.reshape(batch, key.shape[1], -1, head_dim)
+    scores = jnp.einsum("BKRH,BKSH->BKRS", rows, key, preferred_element_type=wide(query.dtype)) * head_dim**-0.5
+    visible = jnp.repeat(mask, grouped.shape[3], axis=1)[:, None]
+    weights = jax.nn.softmax(jnp.where(visible, scores, jnp.finfo(scores.dtype).min), axis=-1).astype(query.dtype)
     out = jnp.einsum("BKRS,BKSH->BKRH", weights, value)
-    return out.reshape(batch, heads, length, head_dim).swapaxes(1, 2)
+    return out.reshape(grouped.shape).swapaxes(1, 2).reshape(query.shape)
 
 
 class Attention(nn.Module):
@@ -88,12 +88,14 @@ class Attention(nn.Module):
         if c.positions == "rope":
             frequencies = rope_frequencies(c)
             query, key = rotate(query, positions, frequencies), rotate(key, positions, frequencies)
-        key_positions, key_segments = positions, segments
+        # Of a split sequence every device keeps its queries and gathers what they may see.
+        key, value = (constrain(x, self.rules, "batch", None, "kv_heads", "head_dim") for x in (key, value))
+        key_positions, key_segments = (constrain(x, self.rules, "batch", None) for x in (positions, segments))
         if cache is not None:
             rows = jnp.arange(x.shape[0])[:, None]
             cache = KVCache(
-                keys=cache.keys.at[layer, rows, positions].set(key),
-                values=cache.values.at[layer, rows, positions].set(value),
+                keys=self._place(cache.keys.at[layer, rows, positions].set(key)),
+                values=self._place(cache.values.at[layer, rows, positions].set(value)),
             )
             key, value = cache.keys[layer], cache.values[layer]
             key_positions = jnp.broadcast_to(jnp.arange(key.shape[1]), key.shape[:2])
@@ -110,6 +112,9 @@ class Attention(nn.Module):
         if c.attention_bias:
             out = out + parameter(self, "output_bias", (c.width,), ("embed",), nn.initializers.zeros, self.dtype)
         return out, cache
+
+    def _place(self, cached: Float[Array, "L B S K H"]) -> Float[Array, "L B S K H"]:
+        return constrain(cached, self.rules, "layers", "batch", None, "kv_heads", "head_dim")
 
     def _project(self, x: Float[Array, "B T D"], name: str, axis: str, heads: int) -> Float[Array, "B T N H"]:
         c, axes = self.config, ("embed", axis, "head_dim")

@@ -1,9 +1,9 @@
 """What a transformer is made of, spread over and sampled with. Plain data: importing this does not import JAX."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
-from model.errors import UserError
+from model.errors import UserError, unknown
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,78 @@ class MeshConfig:
     """Devices that split each sequence."""
     tensor: int = 1
     """Devices that split heads, feed-forward and vocabulary (Shoeybi et al. 2019)."""
+
+
+MESH_AXES = tuple(field.name for field in fields(MeshConfig))
+
+
+@dataclass(frozen=True)
+class ShardingRules:
+    """Which mesh axes each logical axis of an array is split over; empty: not split.
+
+    One table serves every mesh, for an axis of one device splits nothing.
+    """
+
+    batch: tuple[str, ...] = ("data", "fsdp", "expert")
+    """Rows of a batch."""
+    sequence: tuple[str, ...] = ("context",)
+    """Tokens of a row inside attention and feed-forward. Keys and values are gathered: every query sees them all."""
+    residual: tuple[str, ...] = ("context", "tensor")
+    """Tokens of a row between them, in the residual stream and its norms (Korthikanti et al. 2022)."""
+    embed: tuple[str, ...] = ("fsdp",)
+    """The side of a parameter that meets the residual stream; gathered where it is used (Rajbhandari et al. 2019)."""
+    heads: tuple[str, ...] = ("tensor",)
+    """Query heads."""
+    kv_heads: tuple[str, ...] = ("tensor",)
+    """Key and value heads, in the cache too."""
+    head_dim: tuple[str, ...] = ()
+    """Dimensions of a head."""
+    mlp: tuple[str, ...] = ("tensor",)
+    """Hidden dimensions of the feed-forward layer."""
+    vocab: tuple[str, ...] = ("tensor",)
+    """Rows of the embedding, columns of the logits."""
+    layers: tuple[str, ...] = ()
+    """The axis that layers are stacked along."""
+    expert: tuple[str, ...] = ("expert",)
+    """Experts of a mixture."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            entry = getattr(self, field.name)
+            for axis in entry:
+                if axis not in MESH_AXES:
+                    raise unknown(f"mesh axis in sharding.{field.name}", axis, MESH_AXES)
+            if len(set(entry)) < len(entry):
+                raise UserError(f"sharding.{field.name}={' '.join(entry)} names a mesh axis twice.")
+
+    def split(self, axes: tuple[str | None, ...]) -> tuple[tuple[str, ...], ...]:
+        """The mesh axes that each dimension of an array is split over, whose dimensions are called `axes`.
+
+        Raises:
+            UserError: an unknown axis, or two dimensions of the array on one mesh axis.
+        """
+        taken: dict[str, str] = {}
+        for axis in filter(None, axes):
+            if axis not in vars(self):
+                raise unknown("logical axis", axis, vars(self))
+            for mesh_axis in getattr(self, axis):
+                if mesh_axis in taken:
+                    raise UserError(
+                        f"sharding rules put both {taken[mesh_axis]!r} and {axis!r} of an array {axes} "
+                        f"on the mesh axis {mesh_axis!r}."
+                    )
+                taken[mesh_axis] = axis
+        return tuple(getattr(self, axis) if axis else () for axis in axes)
+
+
+RULES = {
+    "tensor": ShardingRules(embed=()),
+    "fsdp+tensor": ShardingRules(),
+    "fsdp+context+tensor": ShardingRules(embed=("fsdp", "context")),
+}
+"""By what splits parameters and optimizer state. "tensor" (Shoeybi et al. 2019) keeps them whole on each replica and
+reduces gradients once; the next (Zhao et al. 2023) splits them over the devices that split the batch too, the last also
+over those that split sequences: less memory, and parameters gathered in every pass."""
 
 
 def _at_least_one(name: str, value: int) -> None:

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from model.config import ModelConfig
-from model.sharding import Axes
+from model.sharding import Axes, as_rows
 
 Initializer = Callable[..., Array]
 
@@ -77,7 +77,7 @@ class FeedForward(nn.Module):
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         c, shape = self.config, x.shape
         up_shape, up_axes = (c.width, c.hidden_width), ("embed", "mlp")
-        x = x.reshape(-1, c.width)  # plain matrix products: a CPU's backward pass is three times as fast
+        x = as_rows(x)
         hidden = x @ parameter(self, "up", up_shape, up_axes, weight_init(c), self.dtype)
         if c.mlp_bias:
             hidden = hidden + parameter(self, "up_bias", up_shape[1:], ("mlp",), nn.initializers.zeros, self.dtype)

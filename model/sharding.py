@@ -4,57 +4,22 @@ Sharding is data. Layers name the axes of what they hold; `ShardingRules` says w
 is split over; everything else follows. The same path runs on one device, where every axis has size one.
 """
 
-from dataclasses import dataclass, fields
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from model.config import MeshConfig
+from model.config import MESH_AXES, MeshConfig, ShardingRules
 from model.errors import UserError
 
-MESH_AXES = ("data", "fsdp", "expert", "context", "tensor")
 Axes = tuple[str | None, ...]
 
 
-@dataclass(frozen=True)
-class ShardingRules:
-    """Logical axis -> mesh axis or axes. None: not split."""
-
-    batch: str | tuple[str, ...] | None = ("data", "fsdp", "expert")
-    sequence: str | tuple[str, ...] | None = "context"
-    embed: str | tuple[str, ...] | None = "fsdp"
-    heads: str | tuple[str, ...] | None = "tensor"
-    kv_heads: str | tuple[str, ...] | None = "tensor"
-    head_dim: str | tuple[str, ...] | None = None
-    mlp: str | tuple[str, ...] | None = "tensor"
-    vocab: str | tuple[str, ...] | None = "tensor"
-    layers: str | tuple[str, ...] | None = None
-    expert: str | tuple[str, ...] | None = "expert"
-
-    def spec(self, axes: Axes) -> PartitionSpec:
-        """The `PartitionSpec` of an array whose dimensions are called `axes`.
-
-        Raises:
-            UserError: an unknown axis, or two dimensions of the array on one mesh axis.
-        """
-        known = {field.name for field in fields(self)}
-        entries: list[str | tuple[str, ...] | None] = []
-        taken: dict[str, str] = {}
-        for axis in axes:
-            if axis is not None and axis not in known:
-                raise UserError(f"unknown logical axis {axis!r}; known: {', '.join(sorted(known))}.")
-            entry = getattr(self, axis) if axis else None
-            for mesh_axis in (entry,) if isinstance(entry, str) else entry or ():
-                if mesh_axis in taken:
-                    raise UserError(
-                        f"sharding rules put both {taken[mesh_axis]!r} and {axis!r} of an array {axes} "
-                        f"on the mesh axis {mesh_axis!r}."
-                    )
-                taken[mesh_axis] = str(axis)
-            entries.append(entry)
-        return PartitionSpec(*entries)
+def partition_spec(rules: ShardingRules, axes: Axes) -> PartitionSpec:
+    """The `PartitionSpec` of an array whose dimensions are called `axes`; errors as in `ShardingRules.split`."""
+    return PartitionSpec(*rules.split(axes))
 
 
 def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
@@ -79,11 +44,35 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
     return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
 
 
+def check_used(mesh: Mesh | AbstractMesh, rules: ShardingRules) -> None:
+    """Refuse a mesh with an axis of many devices that no rule names: each would do the others' work again."""
+    used = {axis for entry in vars(rules).values() for axis in entry}
+    for axis, size in mesh.shape.items():
+        if size > 1 and axis not in used:
+            raise UserError(f"mesh.{axis}={size}, but no sharding rule splits anything over {axis!r}.")
+
+
 def constrain(x: jax.Array, rules: ShardingRules, *axes: str | None) -> jax.Array:
-    """Tell the compiler how an activation is split. Without a mesh in context this does nothing."""
-    if jax.sharding.get_abstract_mesh().empty:
+    """Tell the compiler how an activation is split. Without a mesh in context this does nothing.
+
+    A dimension that does not divide stays whole: decoding has one row, or one token a row.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return x
-    return jax.lax.with_sharding_constraint(x, rules.spec(axes))
+    sizes = zip(x.shape, rules.split(axes), strict=True)
+    return jax.lax.with_sharding_constraint(
+        x, PartitionSpec(*(entry if size % devices_along(mesh, entry) == 0 else () for size, entry in sizes))
+    )
+
+
+def as_rows(x: jax.Array) -> jax.Array:
+    """`[B, T, D]` as `[B x T, D]`, where no mesh splits the sequences too: such pieces do not lie end to end.
+
+    A plain matrix product, which a CPU's backward pass does in half the time.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return x if mesh.shape.get("context", 1) > 1 else x.reshape(-1, x.shape[-1])
 
 
 def logical_axes(boxed: Any) -> Any:
@@ -106,9 +95,8 @@ def state_shardings(mesh: Mesh | AbstractMesh, rules: ShardingRules, axes: Any, 
         for start in range(len(keys)):
             names = by_path.get(keys[start:])
             if names is not None and len(names) == len(leaf.shape):
-                spec = rules.spec(names)
-                _check_divides(mesh, spec, names, leaf.shape, keys)
-                return NamedSharding(mesh, spec)
+                _check_divides(mesh, rules, names, leaf.shape, keys)
+                return NamedSharding(mesh, partition_spec(rules, names))
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(sharding, state)
@@ -120,14 +108,23 @@ def path_keys(path: Any) -> tuple[str, ...]:
 
 
 def _check_divides(
-    mesh: Mesh | AbstractMesh, spec: PartitionSpec, names: Axes, shape: tuple[int, ...], path: Axes
+    mesh: Mesh | AbstractMesh, rules: ShardingRules, names: Axes, shape: tuple[int, ...], path: Axes
 ) -> None:
-    for name, size, entry in zip(names, shape, spec, strict=True):
-        parts = 1
-        for axis in (entry,) if isinstance(entry, str) else entry or ():
-            parts *= mesh.shape[axis]
+    for name, size, entry in zip(names, shape, rules.split(names), strict=True):
+        parts = devices_along(mesh, entry)
         if size % parts:
             raise UserError(
                 f"{'.'.join(map(str, path))}: its axis {name!r} of {size} cannot be split over {parts} devices "
-                f"({entry}); the nearest sizes that can are {size // parts * parts} and {-(-size // parts) * parts}."
+                f"({' x '.join(entry)}); {nearest_multiples(size, parts)}."
             )
+
+
+def nearest_multiples(size: int, parts: int) -> str:
+    """For an error: the sizes next to `size` that `parts` divides."""
+    below, above = size // parts * parts, -(-size // parts) * parts
+    return f"the nearest sizes that can are {below} and {above}" if below else f"the nearest size that can is {above}"
+
+
+def devices_along(mesh: Mesh | AbstractMesh, entry: tuple[str, ...]) -> int:
+    """How many pieces the axes of a rule make."""
+    return math.prod(mesh.shape[axis] for axis in entry)

@@ -7,9 +7,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from model.attention import Attention, KVCache
-from model.config import ModelConfig
+from model.config import ModelConfig, ShardingRules
 from model.layers import FeedForward, Norm, parameter, sinusoids, weight_init, wide
-from model.sharding import ShardingRules, constrain
+from model.sharding import constrain
 
 REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -37,15 +37,24 @@ class Block(nn.Module):
         feed_forward = FeedForward(self.config, self.dtype, name="mlp")
         attention_norm = Norm(self.config, name="attention_norm")
         mlp_norm = Norm(self.config, name="mlp_norm")
+
+        # Korthikanti et al. 2022, section 4.2.2: what a sublayer reads is gathered over the devices that share heads,
+        # and what it adds is reduced into the pieces of the residual stream.
+        def inside(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+            return constrain(x, self.rules, "batch", "sequence", None)
+
+        def between(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+            return constrain(x, self.rules, "batch", "residual", None)
+
         if self.config.norm_position == "pre":
-            out, cache = attention(attention_norm(x), positions, segments, layer, cache)
-            x = x + out
-            x = x + feed_forward(mlp_norm(x))
+            out, cache = attention(inside(attention_norm(x)), positions, segments, layer, cache)
+            x = x + between(out)
+            x = x + between(feed_forward(inside(mlp_norm(x))))
         else:
-            out, cache = attention(x, positions, segments, layer, cache)
-            x = attention_norm(x + out)
-            x = mlp_norm(x + feed_forward(x))
-        return (constrain(x, self.rules, "batch", "sequence", None), cache), None
+            out, cache = attention(inside(x), positions, segments, layer, cache)
+            x = attention_norm(x + between(out))
+            x = mlp_norm(x + between(feed_forward(inside(x))))
+        return (between(x), cache), None
 
 
 class Transformer(nn.Module):
@@ -119,9 +128,10 @@ class Transformer(nn.Module):
             x = x * c.width**0.5 + sinusoids(positions, c.width).astype(self.dtype)
         elif c.positions == "learned":
             x = x + self.position_embedding[positions]
-        x = constrain(x, self.rules, "batch", "sequence", None)
+        x = constrain(x, self.rules, "batch", "residual", None)
         (x, cache), _ = self.layers((x, cache), jnp.arange(c.layers), positions, segments)
-        return (self.final_norm(x) if c.norm_position == "pre" else x), cache
+        x = self.final_norm(x) if c.norm_position == "pre" else x
+        return constrain(x, self.rules, "batch", "sequence", None), cache
 
     def unembedding(self) -> Float[Array, "D V"]:
         """The output projection: the head, or the transposed embedding where they are tied."""

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from model.config import SamplingConfig
+from model.config import SamplingConfig, ShardingRules
 from model.decode import stream
 from model.errors import UserError
-from model.sharding import ShardingRules
+from model.sharding import check_used, devices_along, nearest_multiples
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from train.batches import Batch, Batches, prefetch
@@ -299,14 +299,21 @@ def compute_dtype(precision: str) -> Any:
     return jnp.dtype(precision)
 
 
-def check_rows_divide(config: TrainConfig, mesh: Mesh) -> None:
-    """Refuse a batch whose parts cannot be split evenly over the devices."""
-    shards = mesh.shape["data"] * mesh.shape["fsdp"] * mesh.shape["expert"]
-    if config.batch_size // config.accumulation % shards:
-        raise UserError(
-            f"train.batch_size={config.batch_size} in train.accumulation={config.accumulation} parts cannot be split "
-            f"over {shards} devices; the nearest multiple is {-(-config.batch_size // shards) * shards} in one part."
-        )
+def check_batch_divides(config: TrainConfig, length: int, mesh: Mesh, rules: ShardingRules) -> None:
+    """Refuse rows of `length` tokens that cannot be split evenly over the devices, and devices with nothing to do."""
+    check_used(mesh, rules)
+    size, parts = config.batch_size, config.accumulation
+    for what, value, pieces, entry in (
+        (f"train.batch_size={size} in train.accumulation={parts} parts", size, parts, rules.batch),
+        (f"data.sequence_length={length}", length, 1, rules.sequence),
+        (f"data.sequence_length={length}", length, 1, rules.residual),
+    ):
+        devices = devices_along(mesh, entry)
+        if value % (pieces * devices):
+            raise UserError(
+                f"{what} cannot be split over {devices} devices ({' x '.join(entry)}); "
+                f"{nearest_multiples(value, pieces * devices)}."
+            )
 
 
 def check_fits(state: TrainState) -> None:

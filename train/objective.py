@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from model.layers import wide
+from model.sharding import as_rows
 from model.transformer import Transformer, logits
 from train.batches import Batch
 
@@ -32,9 +33,8 @@ def cross_entropy(
             backward, where they are computed a second time. The value is the same.
     """
     if vocab_chunk is None or vocab_chunk >= unembedding.shape[1]:
-        # Over plain rows: a CPU's backward pass takes less than half the time.
-        scores = logits(hidden.reshape(-1, hidden.shape[-1]), unembedding)
-        target_score = jnp.take_along_axis(scores, targets.reshape(-1, 1), axis=-1)[:, 0]
+        scores = logits(as_rows(hidden), unembedding)
+        target_score = jnp.take_along_axis(scores, targets.reshape(*scores.shape[:-1], 1), axis=-1)[..., 0]
         return (jax.nn.logsumexp(scores, axis=-1) - target_score).reshape(targets.shape)
     vocabulary = unembedding.shape[1]
     chunks = -(-vocabulary // vocab_chunk)

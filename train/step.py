@@ -12,7 +12,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
-from model.sharding import ShardingRules, constrain, logical_axes, state_shardings
+from model.config import ShardingRules
+from model.sharding import constrain, logical_axes, partition_spec, state_shardings
 from model.transformer import Transformer
 from train.batches import Batch
 from train.config import TrainConfig
@@ -137,7 +138,7 @@ def compile_step(
 
 def batch_sharding(mesh: Mesh, rules: ShardingRules) -> NamedSharding:
     """Where the rows of a batch live."""
-    return NamedSharding(mesh, rules.spec(("batch", "sequence")))
+    return NamedSharding(mesh, partition_spec(rules, ("batch", "sequence")))
 
 
 def place(batch: Batch, sharding: NamedSharding) -> Batch:

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from model.chat import ChatTemplate
-from model.config import MeshConfig, ModelConfig
+from model.config import MeshConfig, ModelConfig, ShardingRules
 from model.errors import UserError, unknown
-from model.sharding import ShardingRules, logical_axes, make_mesh, path_keys, state_shardings
+from model.sharding import logical_axes, make_mesh, path_keys, state_shardings
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from train.checkpoint import Checkpoints

@@ -13,7 +13,7 @@ from experiments.truth import floor, knows_truth
 from model.chat import ChatTemplate
 from model.config import ModelConfig
 from model.errors import UserError
-from model.sharding import ShardingRules, make_mesh
+from model.sharding import make_mesh
 from model.tokenizer import Tokenizer, TokenizerConfig
 from model.transformer import Transformer
 from train.batches import PackedRows, check_long_enough, training_batches, validation_batches
@@ -21,7 +21,7 @@ from train.chats import Chats, open_chats
 from train.config import TrainConfig
 from train.corpus import TokenStream, tokenize, tokenize_chats, train_tokenizer_once
 from train.evaluation import bits_per_byte
-from train.loop import StopRequest, Workbench, check_rows_divide, compute_dtype, fit
+from train.loop import StopRequest, Workbench, check_batch_divides, compute_dtype, fit
 from train.run_directory import RunDirectory, StageDirectory, write_atomically
 from train.sources import Documents, open_source
 from train.trained import load
@@ -32,7 +32,7 @@ def pretrain(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> di
     stage, train = run.stage("pretrain"), experiment.train
     if stage.result is not None:
         return stage.result
-    check_rows_divide(train, make_mesh(experiment.mesh))
+    check_batch_divides(train, experiment.data.sequence_length, make_mesh(experiment.mesh), experiment.sharding)
     start = time.perf_counter()
     sources = open_sources(experiment)
     run.claim_data({source.spec: source.key for source in sources})
@@ -63,7 +63,7 @@ def sft(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[st
     stage, data, train = run.stage("sft"), experiment.sft.data, experiment.sft.train
     if stage.result is not None:
         return stage.result
-    check_rows_divide(train, make_mesh(experiment.mesh))
+    check_batch_divides(train, experiment.data.sequence_length, make_mesh(experiment.mesh), experiment.sharding)
     start = time.perf_counter()
     chats = [open_chats(spec, data.validation_fraction) for spec in data.sources]
     run.claim_data({f"sft {source.spec}": source.key for source in chats})
@@ -102,7 +102,7 @@ def _workbench(
     Raises:
         UserError: a source does not fill a row, or the model's vocabulary is too small.
     """
-    length, rules = experiment.data.sequence_length, ShardingRules()
+    length, rules = experiment.data.sequence_length, experiment.sharding
     streams, held_out = ([cut(source, split) for source in sources] for split in ("train", "validation"))
     for source, stream in zip(sources, streams, strict=True):
         check_long_enough(stream, length, source.spec)

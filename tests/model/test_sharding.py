@@ -8,9 +8,9 @@ import optax
 import pytest
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
-from model.config import MeshConfig
+from model.config import MESH_AXES, MeshConfig, ShardingRules
 from model.errors import UserError
-from model.sharding import MESH_AXES, ShardingRules, constrain, logical_axes, make_mesh, state_shardings
+from model.sharding import constrain, logical_axes, make_mesh, partition_spec, state_shardings
 from model.transformer import Transformer
 from tests.model.families import FAMILIES, full_pass, model_and_parameters, random_tokens
 
@@ -24,30 +24,32 @@ def axes_and_shapes(family):
 
 def test_spec_maps_each_axis():
     rules = ShardingRules()
-    assert rules.spec(("batch", "sequence")) == PartitionSpec(("data", "fsdp", "expert"), "context")
-    assert rules.spec(("vocab", "embed")) == PartitionSpec("tensor", "fsdp")
-    assert rules.spec(("layers", "embed", "heads", "head_dim")) == PartitionSpec(None, "fsdp", "tensor", None)
-    assert rules.spec((None, "embed")) == PartitionSpec(None, "fsdp")
-    assert rules.spec(()) == PartitionSpec()
+    assert partition_spec(rules, ("batch", "sequence")) == PartitionSpec(("data", "fsdp", "expert"), "context")
+    assert partition_spec(rules, ("vocab", "embed")) == PartitionSpec("tensor", "fsdp")
+    assert partition_spec(rules, ("layers", "embed", "heads", "head_dim")) == PartitionSpec(
+        None, "fsdp", "tensor", None
+    )
+    assert partition_spec(rules, (None, "embed")) == PartitionSpec(None, "fsdp")
+    assert partition_spec(rules, ()) == PartitionSpec()
 
 
 @pytest.mark.parametrize(
     ("rules", "axes"),
     [
-        (ShardingRules(embed="tensor"), ("embed", "mlp")),
+        (ShardingRules(embed=("tensor",)), ("embed", "mlp")),
         (ShardingRules(), ("heads", "kv_heads")),
         (ShardingRules(), ("batch", "embed")),  # batch is split over data and fsdp
     ],
 )
 def test_two_axes_on_one_mesh_axis_are_both_named(rules, axes):
     with pytest.raises(UserError) as caught:
-        rules.spec(axes)
+        rules.split(axes)
     assert all(repr(axis) in str(caught.value) for axis in axes)
 
 
 def test_an_unknown_axis_is_named():
     with pytest.raises(UserError, match=r"'embedd'.*embed"):
-        ShardingRules().spec(("embedd",))
+        ShardingRules().split(("embedd",))
 
 
 def test_make_mesh_on_one_device():
@@ -85,7 +87,7 @@ def test_every_parameter_names_every_dimension(family):
     )
     for names, shape in jax.tree.leaves(pairs, is_leaf=lambda leaf: isinstance(leaf, tuple)):
         assert len(names) == len(shape.shape)
-        ShardingRules().spec(names)
+        ShardingRules().split(names)
     assert axes["layers"]["mlp"]["up"] == ("layers", "embed", "mlp")
 
 
@@ -93,7 +95,7 @@ def test_optimizer_moments_are_split_like_their_parameters_and_counters_are_whol
     axes, shapes = axes_and_shapes("llama")
     mesh = AbstractMesh((1, 2, 1, 1, 2), MESH_AXES)
     state = {"params": shapes, "opt": jax.eval_shape(optax.adam(1e-3).init, shapes)}
-    placed = state_shardings(mesh, ShardingRules(embed="fsdp", vocab=None), axes, state)
+    placed = state_shardings(mesh, ShardingRules(vocab=()), axes, state)
     adam = placed["opt"][0]
     assert adam.count == NamedSharding(mesh, PartitionSpec())
     assert adam.mu == adam.nu == placed["params"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from model.attention import Attention, attention_mask
-from model.sharding import ShardingRules
+from model.config import ShardingRules
 from model.transformer import Transformer
 from tests.model.families import (
     FAMILIES,

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from model.config import MeshConfig
-from model.sharding import ShardingRules, make_mesh
+from model.config import MeshConfig, ShardingRules
+from model.sharding import make_mesh
 from tests.train.tiny import random_batch
 from train.evaluation import evaluate
 from train.step import batch_sharding

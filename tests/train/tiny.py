@@ -8,9 +8,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from model.config import MeshConfig, ModelConfig
+from model.config import MeshConfig, ModelConfig, ShardingRules
 from model.presets import small
-from model.sharding import ShardingRules, make_mesh
+from model.sharding import make_mesh
 from model.transformer import Transformer
 from train.batches import Batch
 from train.config import TrainConfig
