@@ -38,8 +38,9 @@ class Block(nn.Module):
         attention_norm = Norm(self.config, name="attention_norm")
         mlp_norm = Norm(self.config, name="mlp_norm")
 
-        # Korthikanti et al. 2022, section 4.2.2: what a sublayer reads is gathered over the devices that share heads,
-        # and what it adds is reduced into the pieces of the residual stream.
+        # Korthikanti et al. 2022, section 4.2.2: what a sublayer reads is gathered over the devices that share heads, and
+        # what it adds is reduced into the pieces of the residual stream. Its sum is named whole too, or else the compiler
+        # would cut the sublayer itself like the residual stream.
         def inside(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
             return constrain(x, self.rules, "batch", "sequence", None)
 
@@ -48,12 +49,12 @@ class Block(nn.Module):
 
         if self.config.norm_position == "pre":
             out, cache = attention(inside(attention_norm(x)), positions, segments, layer, cache)
-            x = x + between(out)
-            x = x + between(feed_forward(inside(mlp_norm(x))))
+            x = x + between(inside(out))
+            x = x + between(inside(feed_forward(inside(mlp_norm(x)))))
         else:
             out, cache = attention(inside(x), positions, segments, layer, cache)
-            x = attention_norm(x + between(out))
-            x = mlp_norm(x + between(feed_forward(inside(x))))
+            x = attention_norm(x + between(inside(out)))
+            x = mlp_norm(x + between(inside(feed_forward(inside(x)))))
         return (between(x), cache), None
 
 
@@ -122,7 +123,8 @@ class Transformer(nn.Module):
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         if segments is None:
             segments = jnp.zeros_like(tokens)
-        x = self.embedding[tokens]
+        table = constrain(self.embedding, self.rules, "vocab", None)
+        x = constrain(table[tokens], self.rules, "batch", "sequence", None)
         if c.positions == "sinusoidal":
             # Vaswani et al. 2017, section 3.4: the embedding is scaled up to the size of the sinusoids.
             x = x * c.width**0.5 + sinusoids(positions, c.width).astype(self.dtype)
