@@ -125,7 +125,7 @@ def train_step(
 def compile_step(
     model: Transformer, optimizer: optax.GradientTransformation, config: TrainConfig, state: TrainState, batch: Batch
 ) -> Any:
-    """`train_step` compiled for these shapes and places; the state it is given is used up."""
+    """`train_step` compiled for these shapes and places. The given state is used up; the new one lies where it lay."""
     step = partial(
         train_step,
         model=model,
@@ -133,7 +133,8 @@ def compile_step(
         accumulation=config.accumulation,
         vocab_chunk=config.vocab_chunk,
     )
-    return jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+    places = jax.tree.map(lambda x: x.sharding, state)
+    return jax.jit(step, donate_argnums=0, out_shardings=(places, None)).lower(state, batch).compile()
 
 
 def batch_sharding(mesh: Mesh, rules: ShardingRules) -> NamedSharding:

@@ -1,0 +1,51 @@
+"""Eight devices equal one, whatever the mesh; the program in `eight_devices` measures, here is what it must find."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.train.eight_devices import MESHES
+
+# Into how many pieces matrices and norm scales are cut, by hand: matrices by all that splits parameters or heads, norms
+# by what splits the width. What is not listed is whole on purpose.
+PIECES = {
+    "fsdp": (8, 8),
+    "data, tensor": (2, 1),
+    "data, fsdp, tensor": (4, 2),
+    "fsdp, context": (8, 8),
+    "context, tensor": (2, 1),
+    "expert, context, tensor": (2, 1),
+}
+
+
+@pytest.fixture(scope="module")
+def found():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.train.eight_devices"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_loss_gradients_and_updates_equal_one_device(found, name):
+    assert max(found[name]["differences"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_no_parameter_or_moment_is_whole_that_the_rules_split(found, name):
+    matrices, norms = PIECES[name]
+    assert found[name]["pieces"] == {"matrices": [matrices], "norms": [norms]}
+
+
+def test_the_same_answers_are_drawn_on_a_mesh(found):
+    there = found["answers"]
+    assert there["same"]
+    assert there["log_probs"] < 1e-5
+    assert min(there["lengths"]) < 6  # an answer that stopped early was among them
+
+
+def test_the_cache_is_split_by_rows_and_heads(found):
+    assert found["answers"]["cache"] == [2, 1, 8, 2, 4]  # layers, 4 rows / 4, slots, 4 heads / 2, head dimension
