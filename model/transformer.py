@@ -39,8 +39,8 @@ class Block(nn.Module):
         mlp_norm = Norm(self.config, name="mlp_norm")
 
         # Korthikanti et al. 2022, section 4.2.2: what a sublayer reads is gathered over the devices that share heads,
-        # what it adds is reduced into pieces of the residual stream. Without a name for the whole sum the compiler would
-        # cut the sublayer itself like the residual stream.
+        # and what it adds is reduced into pieces of the residual stream. Without a name for the whole sum the compiler
+        # would cut the sublayer itself like the residual stream.
         def inside(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
             return constrain(x, self.rules, "batch", "sequence", None)
 

@@ -131,7 +131,7 @@ def judge_for(policy: Trained, run: RunDirectory) -> Transformer:
             f"the reward model of {str(run.path)!r} cannot judge what {str(policy.run.path)!r} writes: their "
             f"{' and '.join(differing)} differ. As reward_run name a run that shares them, or none."
         )
-    return model
+    return model.clone(rules=policy.model.rules)  # they share a mesh
 
 
 def load_reward_model(run: RunDirectory, model: Transformer) -> RewardModel:

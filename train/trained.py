@@ -76,6 +76,7 @@ def load(run: RunDirectory, stage: str | None = None) -> Trained:
 def open_language(run: RunDirectory) -> tuple[Transformer, Tokenizer, ChatTemplate]:
     """What a run reads and writes with: its model, without parameters, its tokenizer and its chat template."""
     config = from_mapping(ModelConfig, run.config().get("model", {}), str(run.config_path))
+    rules = from_mapping(ShardingRules, run.config().get("sharding", {}), str(run.config_path))
     if not run.tokenizer_path.exists():
         raise UserError(f"{str(run.path)!r} has no checkpoint yet.")
     tokenizer = Tokenizer.load(run.tokenizer_path)
@@ -83,7 +84,7 @@ def open_language(run: RunDirectory) -> tuple[Transformer, Tokenizer, ChatTempla
         config = replace(config, vocab_size=tokenizer.size)
     path = run.chat_template_path
     template = ChatTemplate.load(path) if path.exists() else ChatTemplate()
-    return Transformer(replace(config, remat="none")), tokenizer, template  # asking has no backward pass
+    return Transformer(replace(config, remat="none"), rules), tokenizer, template  # asking has no backward pass
 
 
 def restore(run: RunDirectory, stage: str, model: Transformer, abstract: Any) -> tuple[Any, dict[str, Any]]:
@@ -133,10 +134,12 @@ def _differences(directory: Path, model: Transformer) -> list[str]:
 
 
 def abstract_params(model: Transformer) -> Any:
-    """Shapes and places of the parameters on one device."""
+    """Shapes and places of the parameters: on the mesh in context, or else on one device."""
     boxed = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    mesh, shapes = make_mesh(MeshConfig(), jax.devices()[:1]), nn.unbox(boxed)
-    shardings = state_shardings(mesh, ShardingRules(), logical_axes(boxed), shapes)
+    mesh, shapes = jax.sharding.get_mesh(), nn.unbox(boxed)
+    if mesh.empty:
+        mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    shardings = state_shardings(mesh, model.rules, logical_axes(boxed), shapes)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 

@@ -1,8 +1,8 @@
-"""The stages that learn from what people choose: reward model, PPO and GRPO against one, DPO without; on one device."""
+"""The stages that learn from what people choose: reward model, PPO and GRPO against one, DPO without."""
 
 import random
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from experiments.config import Experiment
 from experiments.machine import session
 from experiments.stages.language import open_sources
+from model.sharding import check_used, make_mesh
 from rlhf.config import PolicyConfig
 from rlhf.dpo import DPOTrainer
 from rlhf.grpo import GRPOTrainer
@@ -40,6 +41,23 @@ HELD_OUT_ROWS, HELD_OUT_BATCHES = 8, 20  # of pre-training text, on which no pol
 AVERAGED = 10  # last iterations that a policy's result is the mean of
 
 
+Stage = Callable[[Experiment, RunDirectory, StopRequest], dict[str, Any]]
+
+
+def on_mesh(stage: Stage) -> Stage:
+    """The stage with the experiment's mesh in context: what it loads is split over it as the rules say."""
+
+    @wraps(stage)
+    def placed(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
+        mesh = make_mesh(experiment.mesh)
+        check_used(mesh, experiment.sharding)
+        with jax.set_mesh(mesh):
+            return stage(experiment, run, stop)
+
+    return placed
+
+
+@on_mesh
 def reward(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
     """Learn which of two answers people choose, from the fine-tuned model."""
     stage, config = run.stage("reward"), experiment.reward
@@ -69,11 +87,13 @@ def reward(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict
     return result
 
 
+@on_mesh
 def ppo(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
     """Learn to please a reward model and stay near the fine-tuned one, by PPO."""
     return _please(PPOTrainer, experiment.ppo, 1, experiment, run, stop)
 
 
+@on_mesh
 def grpo(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
     """The same by GRPO."""
     return _please(GRPOTrainer, experiment.grpo, experiment.grpo.group_size, experiment, run, stop)
@@ -135,6 +155,7 @@ def _please(
     return result
 
 
+@on_mesh
 def dpo(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
     """Learn from choices without a reward model, by DPO from the fine-tuned model."""
     stage, config = run.stage("dpo"), experiment.dpo
