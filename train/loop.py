@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from model.config import SamplingConfig, ShardingRules
 from model.decode import stream
@@ -299,7 +299,7 @@ def compute_dtype(precision: str) -> Any:
     return jnp.dtype(precision)
 
 
-def check_batch_divides(config: TrainConfig, length: int, mesh: Mesh, rules: ShardingRules) -> None:
+def check_batch_divides(config: TrainConfig, length: int, mesh: Mesh | AbstractMesh, rules: ShardingRules) -> None:
     """Refuse rows of `length` tokens that cannot be split evenly over the devices, and devices with nothing to do."""
     check_used(mesh, rules)
     size, parts = config.batch_size, config.accumulation

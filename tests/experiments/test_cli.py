@@ -134,6 +134,13 @@ def test_config_diff(capsys):
     assert "model.norm" not in changed
 
 
+def test_sharding_rules_are_part_of_a_config(tmp_path, capsys):
+    (tmp_path / "wide.yaml").write_text("base: tiny\nsharding: {embed: [fsdp, context], vocab: []}\n")
+    _, out, _ = call(capsys, "config", "show", str(tmp_path / "wide.yaml"), "--json")
+    rules = json.loads(out)["sharding"]
+    assert (rules["embed"], rules["vocab"], rules["mlp"]) == (["fsdp", "context"], [], ["tensor"])
+
+
 def test_config_list_names_every_experiment(capsys):
     _, out, _ = call(capsys, "config", "list", "--json")
     assert [row["name"] for row in json.loads(out)["experiments"]] == list(EXPERIMENTS)
@@ -157,6 +164,7 @@ def test_config_list_names_every_experiment(capsys):
         (("run", "char", "--data", "text:short.txt"), "fewer than one row"),
         (("run", "char", "--data", "texts:a"), "unknown source 'texts:a'"),
         (("run", "char", "--mesh.data", "3"), "does not fit 2 devices"),
+        (("run", "tiny", "--sharding.embed", "fdsp"), "mesh axis in sharding.embed 'fdsp'. Did you mean 'fsdp'?"),
         (("run", "bad-key.yaml"), "unknown key 'train.step'. Did you mean 'train.steps'?"),
         (("run", "bad-type.yaml"), "train.steps='lots'"),
         (("run", "llama3.1-405b"), "GiB on each device"),

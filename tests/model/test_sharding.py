@@ -1,5 +1,9 @@
 """What knows the answer: the table of rules, read by hand. No devices but one: meshes are abstract."""
 
+import functools
+import math
+import operator
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,9 +12,9 @@ import optax
 import pytest
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
-from model.config import MESH_AXES, MeshConfig, ShardingRules
+from model.config import MESH_AXES, RULES, MeshConfig, ShardingRules
 from model.errors import UserError
-from model.sharding import constrain, logical_axes, make_mesh, partition_spec, state_shardings
+from model.sharding import check_used, constrain, logical_axes, make_mesh, partition_spec, state_shardings
 from model.transformer import Transformer
 from tests.model.families import FAMILIES, full_pass, model_and_parameters, random_tokens
 
@@ -52,6 +56,39 @@ def test_an_unknown_axis_is_named():
         ShardingRules().split(("embedd",))
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"embed": ("fdsp",)}, ["sharding.embed", "'fdsp'", "Did you mean 'fsdp'?"]),
+        ({"batch": ("data", "fsdp", "data")}, ["sharding.batch", "twice"]),
+    ],
+)
+def test_rules_name_mesh_axes_that_exist_and_each_once(changes, words):
+    with pytest.raises(UserError) as caught:
+        ShardingRules(**changes)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_devices_that_no_rule_gives_work_are_an_error():
+    mesh = AbstractMesh((2, 1, 1, 4, 1), MESH_AXES)
+    check_used(mesh, ShardingRules())
+    with pytest.raises(UserError, match=r"mesh\.context=4.*'context'"):
+        check_used(mesh, ShardingRules(sequence=(), residual=("tensor",)))
+
+
+def test_each_set_of_rules_splits_more_of_what_is_stored():
+    mesh = AbstractMesh((1, 2, 1, 2, 2), MESH_AXES)
+    axes, shapes = axes_and_shapes("gpt2")
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct([8 * size for size in x.shape], x.dtype), shapes)
+    stored = {}
+    for name, rules in RULES.items():
+        placed = state_shardings(mesh, rules, axes, shapes)
+        query = ("layers", "attention", "query")
+        sharding, whole = (functools.reduce(operator.getitem, query, tree) for tree in (placed, shapes))
+        stored[name] = math.prod(sharding.shard_shape(whole.shape)) / math.prod(whole.shape)
+    assert stored == {"tensor": 1 / 2, "fsdp+tensor": 1 / 4, "fsdp+context+tensor": 1 / 8}
+
+
 def test_make_mesh_on_one_device():
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     assert mesh.axis_names == MESH_AXES
@@ -77,6 +114,23 @@ def test_a_mesh_that_does_not_fit_is_an_error(config, words):
 def test_constrain_without_a_mesh_does_nothing():
     x = jnp.ones((2, 3))
     assert constrain(x, ShardingRules(), "batch", "sequence") is x
+
+
+def test_constrain_leaves_whole_what_does_not_divide():
+    rules, seen = ShardingRules(), []
+
+    def body(x):
+        x = constrain(x, rules, "batch", "residual", None)
+        jax.debug.inspect_array_sharding(x, callback=seen.append)
+        return x
+
+    with jax.set_mesh(make_mesh(MeshConfig(data=1, context=2))):
+        for shape in ((1, 4, 3), (1, 1, 3)):
+            jax.jit(body)(jnp.ones(shape)).block_until_ready()
+    assert [sharding.shard_shape(shape) for sharding, shape in zip(seen, ((1, 4, 3), (1, 1, 3)), strict=True)] == [
+        (1, 2, 3),
+        (1, 1, 3),
+    ]
 
 
 @every_family

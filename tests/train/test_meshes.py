@@ -5,8 +5,13 @@ import subprocess
 import sys
 
 import pytest
+from jax.sharding import AbstractMesh
 
+from model.config import MESH_AXES, ShardingRules
+from model.errors import UserError
 from tests.train.eight_devices import MESHES
+from train.config import TrainConfig
+from train.loop import check_batch_divides
 
 # Into how many pieces matrices and norm scales are cut, by hand: matrices by all that splits parameters or heads, norms
 # by what splits the width. What is not listed is whole on purpose.
@@ -49,3 +54,20 @@ def test_the_same_answers_are_drawn_on_a_mesh(found):
 
 def test_the_cache_is_split_by_rows_and_heads(found):
     assert found["answers"]["cache"] == [2, 1, 8, 2, 4]  # layers, 4 rows / 4, slots, 4 heads / 2, head dimension
+
+
+@pytest.mark.parametrize(
+    ("train", "length", "words"),
+    [
+        ({"batch_size": 6}, 16, ["train.batch_size=6", "4 devices", "data x fsdp x expert", "are 4 and 8"]),
+        ({"batch_size": 4, "accumulation": 2}, 16, ["batch_size=4 in train.accumulation=2", "4 devices", "can is 8"]),
+        ({"batch_size": 8}, 15, ["data.sequence_length=15", "2 devices", "(context)", "are 14 and 16"]),
+        ({"batch_size": 8}, 14, ["data.sequence_length=14", "4 devices", "context x tensor", "are 12 and 16"]),
+    ],
+)
+def test_what_cannot_be_split_is_named_with_what_can(train, length, words):
+    mesh = AbstractMesh((2, 2, 1, 2, 2), MESH_AXES)
+    check_batch_divides(TrainConfig(batch_size=8, accumulation=2), 16, mesh, ShardingRules())
+    with pytest.raises(UserError) as caught:
+        check_batch_divides(TrainConfig(**train), length, mesh, ShardingRules())
+    assert all(word in str(caught.value) for word in words)
