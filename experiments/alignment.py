@@ -4,19 +4,20 @@ A comparison is one prompt, answered by both; who judges it is told in `judging.
 and None where no prompt is of the kind that they are about.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from operator import itemgetter
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from model.errors import UserError
+from rlhf.prompts import encode_prompt, pad, stop_tokens
 from rlhf.records import Prompt
-from rlhf.rollout import Rollout, generate, response_log_probs
+from rlhf.rollout import Rollout, generate, response_log_probs, response_texts
 from train.narration.checker import Verdict
 from train.narration.match import CONTAINED
 from train.narration.questions import ANSWERABLE, PROVOCATION, UNANSWERABLE, Question
@@ -38,6 +39,24 @@ def batches(count: int) -> Iterator[Int[np.ndarray, "B"]]:
     size = min(BATCH, count)
     for start in range(0, count, size):
         yield np.arange(start, start + size) % count
+
+
+def over_batches(of_batch: Callable[[Int[np.ndarray, "B"]], Any], count: int, advance: Any = lambda n: None) -> Any:
+    """What a function makes of all rows, a batch at a time.
+
+    Args:
+        of_batch: from indices of rows to arrays with a row for each.
+        advance: told how many rows more are done.
+    """
+
+    def parts() -> Iterator[Any]:
+        left = count
+        for which in batches(count):
+            yield jax.device_get(of_batch(which))
+            advance(min(len(which), left))
+            left -= len(which)
+
+    return jax.tree.map(lambda *fields: np.concatenate(fields)[:count], *parts())
 
 
 class Answers(NamedTuple):
@@ -62,8 +81,7 @@ def encode_prompts(trained: Trained, prompts: Sequence[Prompt], max_tokens: int)
     name = model_name(trained)
     if trained.stage == "pretrain":
         raise UserError(f"{name!r} has not learned to take turns; name a later stage, such as sft.")
-    tokenizer, template = trained.tokenizer, trained.template
-    rows = [[tokenizer.document_end, *template.encode(tokenizer, p, answer=True).tokens] for p in prompts]
+    rows = [encode_prompt(prompt, trained.tokenizer, trained.template) for prompt in prompts]
     longest, context = max(map(len, rows)), trained.model.config.context_length
     if longest + max_tokens > context:
         raise UserError(
@@ -71,15 +89,6 @@ def encode_prompts(trained: Trained, prompts: Sequence[Prompt], max_tokens: int)
             f"{max_tokens} (--tokens)."
         )
     return rows
-
-
-def pad(rows: Sequence[Sequence[int]], padding: int) -> tuple[Int[np.ndarray, "N T"], Int[np.ndarray, "N"]]:
-    """Rows of ids to the width of the longest, and how long each was."""
-    lengths = np.array([len(row) for row in rows], np.int32)
-    tokens = np.full((len(rows), lengths.max()), padding, np.int32)
-    for index, row in enumerate(rows):
-        tokens[index, : len(row)] = row
-    return tokens, lengths
 
 
 def draw_answers(
@@ -96,24 +105,16 @@ def draw_answers(
         temperature: above 0; it divides the logits.
         max_tokens: where an answer is cut that has not ended by then.
     """
-    tokenizer = trained.tokenizer
-    tokens, lengths = pad(rows, tokenizer.padding)
-    ends = tuple(sorted({trained.template.stop_token(tokenizer), tokenizer.document_end}))
-    key, parts = jax.random.key(seed), []
+    (tokens, lengths), ends = pad(rows), stop_tokens(trained.tokenizer, trained.template)
+    key = jax.random.key(seed)
+
+    def of_batch(which: Int[np.ndarray, "B"]) -> Rollout:
+        own, heat = jax.random.fold_in(key, which[0] // len(which)), np.full(len(which), temperature, np.float32)
+        return generate(trained.model, trained.params, own, tokens[which], lengths[which], heat, max_tokens, ends)
+
     with bar(f"answers of {model_name(trained)}", len(rows)) as advance:
-        for number, which in enumerate(batches(len(rows))):
-            own = jax.random.fold_in(key, number)
-            heat = np.full(len(which), temperature, np.float32)
-            parts.append(
-                jax.device_get(
-                    generate(trained.model, trained.params, own, tokens[which], lengths[which], heat, max_tokens, ends)
-                )
-            )
-            advance(min(len(which), len(rows) - number * len(which)))
-    rollout = jax.tree.map(lambda *fields: np.concatenate(fields)[: len(rows)], *parts)
-    said = zip(np.asarray(rollout.responses()), rollout.response_lengths, strict=True)
-    texts = [tokenizer.decode(token for token in row[:length].tolist() if token not in ends) for row, length in said]
-    return Answers([text.strip() for text in texts], rollout)
+        rollout = over_batches(of_batch, len(rows), advance)
+    return Answers(response_texts(rollout, trained.tokenizer, ends), rollout)
 
 
 def repeat_each(items: Sequence[T], n: int) -> list[T]:
@@ -142,12 +143,12 @@ def divergence(answers: Answers, of: Trained, other: Trained) -> float | None:
     ):
         return None
     log_probs = jax.jit(partial(response_log_probs, other.model))
-    parts = []
-    for which in batches(len(answers.texts)):
+
+    def of_batch(which: Int[np.ndarray, "B"]) -> Float[Array, "B"]:
         part: Rollout = jax.tree.map(itemgetter(which), answers.rollout)
-        ratios = part.log_probs - log_probs(other.params, part)[0]
-        parts.append(np.asarray(jnp.where(part.mask, ratios, 0).sum(axis=1)))
-    found = float(np.concatenate(parts)[: len(answers.texts)].astype(np.float64).mean())
+        return jnp.where(part.mask, part.log_probs - log_probs(other.params, part)[0], 0).sum(axis=1)
+
+    found = float(over_batches(of_batch, len(answers.texts)).astype(np.float64).mean())
     return found if np.isfinite(found) else None
 
 

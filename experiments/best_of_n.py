@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from rlhf.objectives import best_of_n_kl
+
 Draws = Float[np.ndarray, "P N"]
 Weights = Float[np.ndarray, "M N"]
 
@@ -38,9 +40,8 @@ def of_best(values: Draws, scores: Draws, weights: Weights) -> Float[np.ndarray,
 
 
 def kl_bound(counts: Sequence[int]) -> Float[np.ndarray, "M"]:
-    """log n - (n - 1) / n nats: KL of the best of n from one draw, were no answer ever drawn twice."""
-    n = np.asarray(counts, np.float64)
-    return np.log(n) - (n - 1) / n
+    """KL, in nats, of the best of n from one draw, were no answer ever drawn twice."""
+    return np.array([best_of_n_kl(n) for n in counts])
 
 
 def kl_within(share: Float[np.ndarray, "..."], n: int) -> Float[np.ndarray, "..."]:

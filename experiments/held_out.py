@@ -3,12 +3,10 @@
 Letters: P prompts, N answers to each, U answers that differ, S tokens of a prompt with its answer, K heads.
 """
 
-import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from experiments.alignment import batches, draw_answers, repeat_each
+from experiments.alignment import draw_answers, over_batches, repeat_each
 from model.chat import Message
 from model.transformer import Transformer, logits
 from rlhf.prompts import PaddedPrompts, encode_prompts, stop_tokens
@@ -93,7 +91,7 @@ class HeldOut:
             np.asarray(different.tokens),
             np.asarray(different.prompt_lengths),
             np.asarray(different.lengths),
-            self._stopped(different),
+            np.asarray(different.stopped(self.ends)),
             np.asarray(different.log_probs).sum(axis=1),
             self._gold(different, first // answers),
             which.reshape(-1, answers),
@@ -112,7 +110,7 @@ class HeldOut:
 
         count = len(self.asked.rows)
         kl, scores, rollout = over_batches(of_batch, count)
-        return Measured(kl, scores, self._gold(rollout, np.arange(count)), self._stopped(rollout))
+        return Measured(kl, scores, self._gold(rollout, np.arange(count)), np.asarray(rollout.stopped(self.ends)))
 
     def _gold(self, rollout: Rollout, places: Int[np.ndarray, "B"]) -> Float[np.ndarray, "B"]:
         """The gold rewards of answers to the prompts at `places`."""
@@ -120,10 +118,6 @@ class HeldOut:
         known = [self.asked.known[place] for place in places]
         judged = (check(passage, question, text) for (passage, question), text in zip(known, texts, strict=True))
         return np.array([gold_reward(verdict) for verdict in judged])
-
-    def _stopped(self, rollout: Rollout) -> Bool[np.ndarray, "B"]:
-        last = np.asarray(rollout.lengths)[:, None] - 1
-        return np.isin(np.take_along_axis(np.asarray(rollout.tokens), last, axis=1)[:, 0], self.ends)
 
 
 def ask(trained: Trained, label: str, count: int, max_tokens: int) -> Asked:
@@ -152,32 +146,3 @@ def answer_kl(model: Transformer, params: Any, reference: Any, rollout: Rollout)
 
     ours, theirs = log_probs(params), log_probs(reference)
     return jnp.sum(jnp.where(rollout.mask, jnp.sum(jnp.exp(ours) * (ours - theirs), axis=-1), 0), axis=1)
-
-
-def over_batches(of_batch: Callable[[Int[np.ndarray, "B"]], Any], count: int, advance: Any = lambda n: None) -> Any:
-    """What a function makes of all rows, a batch at a time.
-
-    Args:
-        of_batch: from indices of rows to arrays with a row for each.
-        advance: told how many rows more are done.
-    """
-
-    def parts() -> Iterator[Any]:
-        left = count
-        for which in batches(count):
-            yield jax.device_get(of_batch(which))
-            advance(min(len(which), left))
-            left -= len(which)
-
-    return jax.tree.map(lambda *fields: np.concatenate(fields)[:count], *parts())
-
-
-def save_arrays(path: Path, write: Callable[[Any], None]) -> None:
-    """Write a file of arrays that is there whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with scratch.open("wb") as file:
-            write(file)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)

@@ -13,9 +13,10 @@ Letters: as `held_out.py`.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from experiments.alignment import over_batches
 from experiments.config import Experiment
-from experiments.held_out import Drawn, HeldOut, ask, over_batches, save_arrays
+from experiments.held_out import Drawn, HeldOut, ask
 from experiments.proxies import Proxy, Rule, Settings
 from experiments.stages.alignment import world_ceiling
 from model.errors import UserError
 from rlhf.config import PPOConfig, RewardConfig
 from rlhf.learner import PolicyState
+from rlhf.objectives import penalize_unstopped
 from rlhf.ppo import PPOTrainer
 from rlhf.preferences import Preferences, PromptGroup, open_preferences
 from rlhf.prompts import PaddedPrompts
@@ -93,14 +96,15 @@ class Study:
         if path.exists():
             return Drawn(**np.load(path))
         found = self.held_out.draw(self.settings.answers, self.settings.seed)
-        save_arrays(path, lambda file: np.savez(file, **found._asdict()))
+        _save(path, lambda file: np.savez(file, **found._asdict()))
         return found
 
     def as_one(
         self, scores: Float[np.ndarray, "B K"], stopped: Bool[np.ndarray, "B"], rule: Rule
     ) -> Float[np.ndarray, "B"]:
         """What PPO is rewarded with: the heads' scores as one, less the penalty on what did not stop."""
-        return np.asarray(combined(jnp.asarray(scores), rule)) - self.experiment.ppo.unstopped_penalty * ~stopped
+        one = combined(jnp.asarray(scores), rule)
+        return np.asarray(penalize_unstopped(one, jnp.asarray(stopped), self.experiment.ppo.unstopped_penalty))
 
     # --- reward models ----------------------------------------------------------------------------------------------
 
@@ -160,7 +164,7 @@ class Study:
                 count,
                 advance,
             )
-        save_arrays(path, lambda file: np.save(file, found))
+        _save(path, lambda file: np.save(file, found))
         return found
 
     # --- PPO --------------------------------------------------------------------------------------------------------
@@ -248,3 +252,10 @@ def claim(path: Path, settings: Settings) -> None:
             f"{str(path.parent)!r} holds a study with other settings ({'; '.join(changed)}); nothing was changed. "
             "Ask for the same, or delete that folder."
         )
+
+
+def _save(path: Path, write: Callable[[BytesIO], None]) -> None:
+    """Write a file of arrays that is there whole or not at all."""
+    buffer = BytesIO()
+    write(buffer)
+    write_atomically(path, buffer.getvalue())

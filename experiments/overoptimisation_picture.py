@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from experiments.proxies import LEAST
 from experiments.scaling_forms import BEST_OF_N, FORMS, PPO
 
 TITLES = {BEST_OF_N.name: "best of n", PPO.name: "PPO"}
+TICKS = [-20, -10, -5, -2, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 50]
 MEAN_COLOR, LEAST_COLOR = "#d9782d", "#3a8f5c"
 
 
@@ -29,6 +31,14 @@ def proxy_and_gold(found: Mapping[str, Any], target: Path) -> None:
             if curve["method"] == method:
                 _draw(axes, curve, colors[curve["name"]])
         axes.set_title(title)
+        # PPO goes ten times as far as best-of-n, and where gold falls it falls far.
+        axes.set_xscale("asinh", linear_width=2)
+        axes.set_yscale("asinh", linear_width=1)
+        axes.set_xlim(left=0)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(FixedLocator(TICKS))
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter("{x:g}")
         axes.set_xlabel("d: root of the KL from the fine-tuned model, in nats")
         axes.axhline(0, color="#8a8a8a", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)

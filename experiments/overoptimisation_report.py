@@ -29,6 +29,7 @@ def write_report(folder: Path, found: Found) -> Path:
             "Policies are optimized against reward models, and their gold reward, which no reward model has seen, is "
             "watched: after Gao, Schulman and Hilton 2022 (arXiv 2210.10760).",
             "![gold and proxy over d](pictures/overoptimisation.png)",
+            "Solid: gold; dashed: the proxy; dotted: the forms. The axes are linear near 0 and logarithmic beyond.",
             table(["", "elsewhere", "here"], beside_others(found)),
             f"## Reward models\n\n{_accuracies(found)}\n\n{_reward_models(found)}",
             "## Curves\n\n" + _curves(found),

@@ -6,16 +6,17 @@ from functools import partial
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, Int
 
-from experiments.alignment import batches, pad
+from experiments.alignment import over_batches
 from model.errors import UserError
+from rlhf.prompts import pad
 from rlhf.records import Prompt
 from rlhf.reward import encode_answer
 from rlhf.scorer import load_reward_model, score
 from train.progress import bar
 from train.run_directory import RunDirectory
-from train.trained import load
+from train.trained import open_language
 
 
 class RewardModel:
@@ -31,14 +32,10 @@ class RewardModel:
         if run.stage("reward").result is None:
             raise UserError(f"{str(run.path)!r} has no reward model: its stage 'reward' is not complete.")
         self.name = str(run.path)
-        before = load(run, "sft")
-        self.tokenizer, self.template, self.context = (
-            before.tokenizer,
-            before.template,
-            before.model.config.context_length,
-        )
-        self._params = load_reward_model(run, before.model)
-        self._score = jax.jit(partial(score, before.model))
+        model, self.tokenizer, self.template = open_language(run)
+        self.context = model.config.context_length
+        self._params = load_reward_model(run, model)
+        self._score = jax.jit(partial(score, model))
 
     def scores(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> Float[np.ndarray, "N"]:
         """The score of each answer to its prompt; of an ensemble the mean of its heads.
@@ -50,17 +47,16 @@ class RewardModel:
             encode_answer(self.tokenizer, self.template, prompt, answer, sys.maxsize)
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
-        tokens, lengths = pad([row.ids for row in rows], self.tokenizer.padding)
+        tokens, lengths = pad([row.ids for row in rows])
         starts = np.array([row.start for row in rows], np.int32)
         if lengths.max() > self.context:
             raise UserError(
                 f"the reward model of {self.name!r} has a context of {self.context} tokens; the longest answer takes "
                 f"{lengths.max()} with its prompt."
             )
-        found = []
+
+        def of_batch(which: Int[np.ndarray, "B"]) -> Float[Array, "B"]:
+            return self._score(self._params, tokens[which], starts[which], lengths[which]).mean(axis=1)
+
         with bar(f"scores by {self.name}", len(rows)) as advance:
-            for which in batches(len(rows)):
-                scores = np.asarray(self._score(self._params, tokens[which], starts[which], lengths[which]))
-                found.append(scores.mean(axis=1))
-                advance(min(len(which), len(rows) - len(which) * (len(found) - 1)))
-        return np.concatenate(found)[: len(rows)]
+            return over_batches(of_batch, len(rows), advance)

@@ -317,3 +317,9 @@ def test_names_with_anything_right_after_them_can_be_judged(name, after):
     """A policy in training wrote "Trovão18"."""
     passage, question = draw_prompt(random.Random(0))
     assert check(passage, question, f"{name}{after} ganhou.").words > 0
+
+
+def test_an_article_is_no_end_of_a_name():
+    """The "a" of "jacaranda" was taken for the article of what follows, which cut the name in two."""
+    passage, question = draw_prompt(random.Random(0))
+    assert check(passage, question, "Jacarandá trecho não diz.").words == 4

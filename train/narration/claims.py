@@ -217,7 +217,7 @@ PATTERN_TABLE: tuple[tuple[str, str], ...] = (
 # To the end of the clause: whatever is not told, or not done, is not stated.
 _CLAUSE = r"(?:(?! mas | porem | so que | e foi )[^,|])*"
 UNKNOWN = re.compile(
-    r"(?:(?:o |a |este |esse |esta |essa )?(?:trecho|texto|passagem|narracao|narrador|relato|locutor) nao "
+    r"(?:\b(?:(?:o|a|este|esse|esta|essa) )?(?:trecho|texto|passagem|narracao|narrador|relato|locutor) nao "
     r"(?:diz|conta|informa|fala|menciona|revela|traz|mostra|esclarece|disse|contou|informou|mencionou|falou)"
     r"|nao (?:foi|esta|e|fica|ficou) (?:dito|contado|informado|mencionado|narrado|falado|claro|revelado)"
     r"|nao (?:se )?(?:sei|sabe|sabemos|consta|aparece|da para (?:saber|dizer)|da pra (?:saber|dizer)|tenho como saber"
