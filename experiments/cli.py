@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "run": "train an experiment, or go on with it",
+    "launch": "run an experiment in several processes on this machine",
     "probs": "what a trained model expects after a text",
     "sample": "let a trained model continue a text",
     "rate": "choose between two answers, and keep the choices",

@@ -7,12 +7,15 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from train.cache import cache_root
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "tokenizers", "numpy")
+# What `narrador launch` tells the processes that it starts.
+COORDINATOR, PROCESS, LAUNCHED = "NARRADOR_COORDINATOR", "NARRADOR_PROCESS", "NARRADOR_LAUNCHED"
 
 
 def prepare_jax(cpu_devices: int | None = None) -> None:
@@ -36,10 +39,8 @@ def _quiet_about_closed_loops(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
 
 
-def session() -> dict[str, Any]:
-    """What this process works with: versions, revision, devices and the command."""
-    import jax
-
+def versions() -> dict[str, Any]:
+    """What this process runs: versions and revision."""
     installed: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
@@ -50,10 +51,26 @@ def session() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": installed,
         "revision": _revision(),
+    }
+
+
+def session() -> dict[str, Any]:
+    """What this process works with: versions, revision, devices and the command. Touches the devices."""
+    import jax
+
+    return {
+        **versions(),
         "machine": platform.machine(),
         "devices": [device.device_kind for device in jax.devices()],
-        "command": ["narrador", *sys.argv[1:]],
+        "processes": jax.process_count(),
+        "command": command(sys.argv[1:]),
     }
+
+
+def command(arguments: Sequence[str]) -> list[str]:
+    """The command line that came to these arguments, `narrador launch` included."""
+    launched = os.environ.get(LAUNCHED)
+    return ["narrador", *(("launch", launched) if launched else ()), *arguments]
 
 
 def _revision() -> str | None:

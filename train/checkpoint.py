@@ -4,13 +4,16 @@ import contextlib
 import json
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from model.errors import UserError
+from train.distributed import barrier, from_first, is_first, process_index
 from train.progress import say
 from train.run_directory import write_atomically
 
@@ -20,6 +23,11 @@ SIZES = "sizes.json"
 State = TypeVar("State", bound=Any)  # a named tuple with at least `step`, the number of updates, and `params`
 
 
+def alone() -> ocp.options.MultiprocessingOptions:
+    """Orbax without the other processes."""
+    return ocp.options.MultiprocessingOptions(primary_host=process_index(), active_processes={process_index()})
+
+
 class Checkpoints:
     """The checkpoints of one stage.
 
@@ -27,7 +35,10 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, keep: int | None = None) -> None:
-        """Open the folder; `keep` is how many checkpoints stay, None to only read."""
+        """Open the folder; `keep` is how many checkpoints stay, None to only read.
+
+        All processes write together; who only reads, reads alone, and waits for no other.
+        """
         self.directory = directory.absolute()
         self._writable = keep is not None
         options = ocp.CheckpointManagerOptions(
@@ -35,6 +46,7 @@ class Checkpoints:
             read_only=keep is None,
             create=keep is not None,
             cleanup_tmp_directories=keep is not None,
+            multiprocessing_options=alone() if keep is None else ocp.options.MultiprocessingOptions(),
             async_options=ocp.AsyncOptions(post_finalization_callback=self._record_sizes),
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
@@ -59,13 +71,14 @@ class Checkpoints:
             raise self._failed(error) from error
 
     def wait(self) -> None:
-        """Wait until what was started is on disk."""
+        """Wait until what was started is on disk, in every process."""
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
         except Exception as error:
             raise self._failed(error) from error
         self._record_sizes()
+        barrier()
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -79,7 +92,7 @@ class Checkpoints:
             return None
         step, restored = found
         state = abstract._replace(
-            step=jax.device_put(jax.numpy.asarray(step, jax.numpy.int32), abstract.step.sharding),
+            step=jax.make_array_from_callback((), abstract.step.sharding, lambda _: np.asarray(step, np.int32)),
             params=restored["params"],
             **restored["rest"],
         )
@@ -101,7 +114,7 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps(), reverse=True)
         failures: list[tuple[int, str]] = []
         for step in steps:
-            damage = self._damage(step)
+            damage = from_first(partial(self._damage, step)) if self._writable else self._damage(step)
             if damage is None:
                 try:
                     args = ocp.args.Composite(**items, meta=ocp.args.JsonRestore())
@@ -123,7 +136,7 @@ class Checkpoints:
 
     def _record_sizes(self) -> None:
         """Note the size of every file of a finished checkpoint, so that one cut short is told from a whole one."""
-        for step in self.directory.iterdir():
+        for step in self.directory.iterdir() if is_first() else ():
             if step.name.isdigit() and not (step / SIZES).exists():
                 with contextlib.suppress(FileNotFoundError):  # Orbax may just be deleting an old one
                     sizes = {str(path.relative_to(step)): path.stat().st_size for path in _files(step)}
@@ -145,10 +158,11 @@ class Checkpoints:
 
     def _set_aside(self, steps: list[int]) -> None:
         """Move unreadable checkpoints out of the way, so that training can write theirs anew."""
-        for step in steps:
+        for step in steps if is_first() else ():
             target = self.directory.with_name(f"damaged-{step}")
             shutil.rmtree(target, ignore_errors=True)
             shutil.move(self.directory / str(step), target)
+        barrier()
         self._manager.reload()
 
     def _failed(self, error: Exception) -> UserError:

@@ -58,17 +58,22 @@ def peak_flops() -> float:
 
 
 def measured_matmul_flops(dtype: DTypeLike, size: int = 2048, seconds: float = 0.3) -> float:
-    """FLOP/s of square matrix products, one on every device at once: the median of repeats after a warm-up."""
-    mesh = jax.make_mesh((jax.device_count(),), ("device",), axis_types=(AxisType.Auto,))
+    """FLOP/s of square matrix products, one on every device at once: the median of repeats after a warm-up.
+
+    Each process measures its own devices, and takes the others' for as fast.
+    """
+    here = jax.local_devices()
+    mesh = jax.make_mesh((len(here),), ("device",), axis_types=(AxisType.Auto,), devices=here)
     sharding = NamedSharding(mesh, PartitionSpec("device"))
     # Stacked along rows, so that each device has one plain product and no batched one.
-    x = jax.device_put(jnp.full((jax.device_count() * size, size), 0.5, dtype), sharding)
-    y = jax.device_put(jnp.full((size, size), 0.5, dtype), NamedSharding(mesh, PartitionSpec()))
-    product = jax.jit(jnp.matmul)
-    product(x, y).block_until_ready()
-    times: list[float] = []
-    while sum(times) < seconds or len(times) < 3:
-        start = time.perf_counter()
+    with jax.set_mesh(mesh):
+        x = jax.device_put(jnp.full((len(here) * size, size), 0.5, dtype), sharding)
+        y = jax.device_put(jnp.full((size, size), 0.5, dtype), NamedSharding(mesh, PartitionSpec()))
+        product = jax.jit(jnp.matmul)
         product(x, y).block_until_ready()
-        times.append(time.perf_counter() - start)
+        times: list[float] = []
+        while sum(times) < seconds or len(times) < 3:
+            start = time.perf_counter()
+            product(x, y).block_until_ready()
+            times.append(time.perf_counter() - start)
     return 2 * size**3 * jax.device_count() / sorted(times)[len(times) // 2]

@@ -4,7 +4,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +12,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, Mesh
+import numpy as np
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from model.config import SamplingConfig, ShardingRules
 from model.decode import stream
@@ -23,6 +24,7 @@ from model.transformer import Transformer
 from train.batches import Batch, Batches, prefetch
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
+from train.distributed import from_first, process_count
 from train.evaluation import bits_per_byte, evaluate, text_bytes
 from train.flops import peak_flops, train_flops_per_token
 from train.metrics import Logs
@@ -79,6 +81,19 @@ class StopRequest:
         finally:
             self._deferred = False
 
+    def agreed(self, mesh: Mesh) -> Callable[[], bool]:
+        """Ask all processes whether one was told to stop; what comes back waits for their answer, the same in all.
+
+        Each must ask at the same place between its compiled programs.
+        """
+        if process_count() == 1:
+            return lambda: self.received
+        # A flag for each device, so that whoever holds the devices together can tell.
+        place = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        flag = np.full(1, self.received, np.int32)
+        told = jnp.max(jax.make_array_from_callback((mesh.size,), place, lambda _: flag))
+        return lambda: bool(told)
+
 
 @dataclass(frozen=True)
 class Workbench:
@@ -97,8 +112,8 @@ class Workbench:
     """What samples continue."""
     ends: Set[int]
     """Tokens that end a sample."""
-    initial: Any = None
-    """Parameters to begin with; None: fresh ones from the seed."""
+    initial: Callable[[Any], Any] | None = None
+    """Gives the parameters to begin with, laid out as told; None: fresh ones from the seed."""
 
 
 def fit(bench: Workbench, stop: StopRequest) -> dict[str, Any]:
@@ -124,12 +139,9 @@ def fit(bench: Workbench, stop: StopRequest) -> dict[str, Any]:
         state, counts = restored[0], Counts(**restored[1])
         say(f"continuing from step {counts.step} of {config.steps}.")
     else:
+        given = bench.initial(abstract.params) if bench.initial else None
         state, counts = init_state(model, optimizer, bench.mesh, bench.rules, config.seed), Counts()
-        if bench.initial is not None:
-            # A copy: the step uses up what it is given.
-            given = jax.tree.map(
-                lambda x, like: jax.device_put(x, like.sharding, may_alias=False), bench.initial, abstract.params
-            )
+        if given is not None:
             state = state._replace(params=given)
     logs = Logs(bench.directory, counts.step if restored else -1, config.tensorboard)
     try:
@@ -144,8 +156,8 @@ def fit(bench: Workbench, stop: StopRequest) -> dict[str, Any]:
     finally:
         logs.close()
         checkpoints.close()
-    evaluations = [row for row in bench.directory.rows("metrics") if "validation_loss" in row]
-    if evaluations[-1]["validation_loss"] is None:
+    evaluated = from_first(lambda: [row for row in bench.directory.rows("metrics") if "validation_loss" in row][-1])
+    if evaluated["validation_loss"] is None:
         raise UserError(
             f"the held-out loss after step {counts.step} is not finite; nothing more can be learned from it."
         )
@@ -154,7 +166,7 @@ def fit(bench: Workbench, stop: StopRequest) -> dict[str, Any]:
         "steps": counts.step,
         "tokens": counts.tokens,
         "seconds": round(counts.seconds, 3),
-        **{name: value for name, value in evaluations[-1].items() if name.startswith("validation")},
+        **{name: value for name, value in evaluated.items() if name.startswith("validation")},
         "tokens_per_second": rate,
         "mfu": session.mfu(rate),
     }
@@ -200,13 +212,14 @@ class _Session:
             for step in range(counts.step + 1, config.steps + 1):
                 batch = next(batches)
                 tokens = int((batch.segments > 0).sum())
-                before = metrics
+                before, asked = metrics, stop.agreed(self.bench.mesh)
                 state, metrics = run_step(state, place(batch, self.sharding))
                 self._check_healthy(before)  # waits for the step before, while this one is under way
+                stopping = asked()
                 counts.step, counts.tokens = step, counts.tokens + tokens
                 window_tokens += tokens
                 last = step == config.steps
-                if not (last or stop.received or any(step % every == 0 for every in self._intervals())):
+                if not (last or stopping or any(step % every == 0 for every in self._intervals())):
                     advance()
                     continue
                 self._check_healthy(metrics)
@@ -222,10 +235,10 @@ class _Session:
                 self.look(state, last)
                 # While updates fail nothing is saved: what is on disk are the last good checkpoints.
                 healthy = metrics["skipped_in_a_row"].item() == 0
-                if last or stop.received or (healthy and step % config.checkpoint_every == 0):
+                if last or stopping or (healthy and step % config.checkpoint_every == 0):
                     self._tick()
                     self.checkpoints.save(state, vars(counts))
-                if stop.received and not last:
+                if stopping and not last:
                     self.checkpoints.wait()
                     raise Interrupted
                 window_tokens, window_start = 0, self._tick()
@@ -320,7 +333,7 @@ def check_fits(state: TrainState) -> None:
     """Refuse a state that one device cannot hold, before anything is allocated."""
     device = jax.devices()[0]
     if device.platform == "cpu":
-        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(jax.devices())
+        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(jax.local_devices())
     else:
         available = (device.memory_stats() or {}).get("bytes_limit", 0)
     shards = [(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(state)]

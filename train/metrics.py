@@ -2,21 +2,23 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 from model.errors import UserError
+from train.distributed import is_first
 from train.run_directory import StageDirectory, whole_lines, write_atomically
 
 
 class Log:
-    """Appends to one JSONL file; on resuming, lines past the checkpoint are cut first."""
+    """Appends to one JSONL file; on resuming, lines past the checkpoint are cut first. Only process 0 writes it."""
 
     def __init__(self, path: Path, resume_step: int) -> None:
         kept = [line + "\n" for line in whole_lines(path) if json.loads(line)["step"] <= resume_step]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, "".join(kept))
-        self._file = path.open("a", encoding="utf-8")
+        self._file = (path if is_first() else Path(os.devnull)).open("a", encoding="utf-8")
 
     def write(self, row: dict[str, Any]) -> None:
         """One line, on disk for whoever reads along. JSON has no NaN or infinity: they become null."""
@@ -36,7 +38,7 @@ class Logs:
         self.metrics = Log(directory.log("metrics"), resume_step)
         self.speed = Log(directory.log("speed"), resume_step)
         self.samples = Log(directory.log("samples"), resume_step)
-        self._board = _tensorboard(directory.path, resume_step) if tensorboard else None
+        self._board = _tensorboard(directory.path, resume_step) if tensorboard and is_first() else None
 
     def learned(self, row: dict[str, Any]) -> None:
         """A line of metrics.jsonl: only what config and seed determine."""

@@ -27,7 +27,7 @@ def bar(description: str, total: int, done: int = 0) -> Iterator[Callable[..., N
         TimeRemainingColumn(elapsed_when_finished=False),
         TextColumn("{task.fields[note]}", markup=False),
         console=console,
-        disable=not console.is_terminal,
+        disable=console.quiet or not console.is_terminal,
     )
     if not console.is_terminal:
         say(f"{description} ...")

@@ -11,13 +11,14 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from model.errors import UserError
+from train.distributed import from_first, is_first, process_index
 from train.mapping import differences
 
 STAGE_BEFORE = {
@@ -127,8 +128,9 @@ class RunDirectory:
                     "Choose another folder with --run-dir, or delete that one."
                 )
             return
-        for path in (self.tokenizer_path, self.data_path):
-            path.unlink(missing_ok=True)
+        if is_first():
+            for path in (self.tokenizer_path, self.data_path):
+                path.unlink(missing_ok=True)
         write_atomically(self.config_path, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
     def claim_data(self, keys: Mapping[str, str]) -> None:
@@ -164,11 +166,28 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder against other processes; the system lets go when the process ends, however it ends.
+        """Hold the folder against other runs; the system lets go when the process ends, however it ends.
+
+        Of several processes the first holds it for all.
 
         Raises:
-            UserError: another process holds it, or it is no folder for a run.
+            UserError: another run holds it, it is no folder for a run, or the processes do not see the same one.
         """
+        with self._held() if is_first() else nullcontext():
+            if (owner := from_first(self._owner)) != self._owner():
+                raise UserError(
+                    f"process {process_index()} sees another {str(self.path)!r} than process 0 (pid {owner}); a run of "
+                    "several processes needs a folder on a disk that all of them share."
+                )
+            yield
+
+    def _owner(self) -> str:
+        """The process that holds the folder, or held it last."""
+        lock = self.path / ".lock"
+        return lock.read_text().strip() if lock.exists() else ""
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
@@ -180,17 +199,22 @@ class RunDirectory:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                file.seek(0)
-                owner = file.read().strip() or "unknown"
+                owner = self._owner() or "unknown"
                 raise UserError(f"{str(self.path)!r} is in use by another process (pid {owner}).") from None
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
+            os.fsync(file.fileno())  # for other machines to read
             yield
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file that is either the old one or the new one at every moment; text as UTF-8."""
+    """Write a file that is either the old one or the new one at every moment; text as UTF-8.
+
+    Of several processes only the first writes: the others would write the same.
+    """
+    if not is_first():
+        return
     raw = content.encode() if isinstance(content, str) else content
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:

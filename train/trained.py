@@ -18,7 +18,7 @@ from model.errors import UserError, unknown
 from model.sharding import logical_axes, make_mesh, path_keys, state_shardings
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
-from train.checkpoint import Checkpoints
+from train.checkpoint import Checkpoints, alone
 from train.mapping import from_mapping
 from train.run_directory import RunDirectory
 
@@ -110,7 +110,7 @@ def _differences(directory: Path, model: Transformer) -> list[str]:
     """On what the newest checkpoint and a model differ, by field of its config; none where that cannot be told."""
     steps = [int(path.name) for path in directory.glob("[0-9]*") if path.name.isdigit()]
     stored: dict[tuple[str, ...], tuple[int, ...]] = {}
-    with suppress(Exception), ocp.StandardCheckpointer() as reader:  # of a damaged one restoring will tell
+    with suppress(Exception), ocp.StandardCheckpointer(multiprocessing_options=alone()) as reader:  # of a damaged one restoring will tell
         tree = reader.metadata((directory / str(max(steps)) / "params").absolute()).item_metadata
         whole = tree.get("reference", tree)  # a reward model holds the language model that it began as
         leaves = jax.tree_util.tree_leaves_with_path(whole)
@@ -138,7 +138,7 @@ def abstract_params(model: Transformer) -> Any:
     boxed = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     mesh, shapes = jax.sharding.get_mesh(), nn.unbox(boxed)
     if mesh.empty:
-        mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+        mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
     shardings = state_shardings(mesh, model.rules, logical_axes(boxed), shapes)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 

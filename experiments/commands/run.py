@@ -1,8 +1,11 @@
 """`narrador run NAME|FILE`: train an experiment, or go on with it."""
 
 import json
+import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,10 +13,15 @@ from typing import Annotated, Any
 import tyro
 
 from experiments.config import Experiment, find_experiment
+from experiments.machine import COORDINATOR, LAUNCHED, PROCESS, command, prepare_jax, versions
 from experiments.presets import EXPERIMENTS
 from model.errors import UserError, unknown
+from train.distributed import check_same, end_all, in_turn, is_first, joined, process_count
 from train.mapping import from_mapping, to_mapping
 from train.run_directory import STAGE_NAMES, RunDirectory
+
+
+FOR_SEVERAL = ("pretrain", "sft")  # the other stages hold whole models on one device
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,17 @@ class Arguments:
     """The run's folder. None: runs/NAME."""
     json: bool = False
     """Print the result as one JSON object on the last line of stdout."""
+    distributed: bool = False
+    """Be one of several processes on the same run. SLURM, Open MPI, Cloud TPU and GKE tell which one; elsewhere the
+    next three do."""
+    coordinator: str | None = None
+    """HOST:PORT where process 0 listens."""
+    processes: int | None = None
+    """How many processes there are."""
+    process: int | None = None
+    """Which one this is, from 0."""
+    wait: int = 300
+    """Seconds until all processes must have come."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,40 +64,87 @@ def main(argv: Sequence[str]) -> int:
         args=list(argv[1:]),
         default=Arguments(experiment),
     )
-    experiment = arguments.experiment
+    experiment, place = arguments.experiment, _place(arguments)
     experiment.check()
     named = experiment.stages if arguments.stages is None else arguments.stages.split(",")
     stages = [stage.strip() for stage in named]
     # Naming a run goes on with it where it is.
     directory = arguments.run_dir or (Path(argv[0]) if Path(argv[0]).is_dir() else Path("runs") / name)
 
-    run = RunDirectory(directory)
+    if place is not None:
+        prepare_jax(experiment.train.cpu_devices)
+    with joined(*place, arguments.wait) if place else nullcontext():
+        return _run(argv, experiment, RunDirectory(directory), stages, arguments.json)
+
+
+def _run(argv: Sequence[str], experiment: Experiment, run: RunDirectory, stages: Sequence[str], as_json: bool) -> int:
+    """Do the stages; returns the exit code."""
+    check_same({"config": to_mapping(experiment), "stages": stages, "run_dir": str(run.path), **versions()})
     _check_stages(experiment, run, stages)
     with run.lock():
-        run.claim(to_mapping(experiment), lambda old: to_mapping(from_mapping(Experiment, old, str(run.config_path))))
-        from experiments.machine import prepare_jax
-
+        with in_turn():
+            complete = lambda old: to_mapping(from_mapping(Experiment, old, str(run.config_path)))  # noqa: E731
+            run.claim(to_mapping(experiment), complete)
         prepare_jax(experiment.train.cpu_devices)
-        from experiments.comparison_report import conclusion
+        import jax
+
+        check_same({"devices": jax.local_device_count()})
         from experiments.report import write_report
         from experiments.stages import STAGES
         from train.loop import Interrupted, StopRequest
         from train.progress import say
 
+        if process_count() > 1:
+            say(f"{process_count()} processes with {jax.device_count()} devices.")
         stop = StopRequest()
         try:
             with stop.listening():
                 results = {stage: STAGES[stage](experiment, run, stop) for stage in stages}
-                write_report(run)
+                if is_first():
+                    write_report(run)
         except Interrupted:
-            say(f"saved under {directory}. Go on with:\n  {shlex.join(['narrador', 'run', *argv])}")
-            if arguments.json:
-                print(json.dumps({"run_dir": str(directory), "interrupted": True}))
+            say(f"saved under {run.path}. Go on with:\n  {shlex.join(command(['run', *argv]))}")
+            if as_json and is_first():
+                print(json.dumps({"run_dir": str(run.path), "interrupted": True}))
+            if process_count() > 1:
+                end_all(0, "it was told to stop.")
             return 0
-    if arguments.json:
+    if as_json and is_first():
         first, *others = stages
-        print(json.dumps({"run_dir": str(directory), **results[first], **{name: results[name] for name in others}}))
-        return 0
+        print(json.dumps({"run_dir": str(run.path), **results[first], **{name: results[name] for name in others}}))
+    elif is_first():
+        _tell(results)
+        print(f"Report: {run.path / 'report.md'}")
+    return 0
+
+
+def _place(arguments: Arguments) -> tuple[str | None, int | None, int | None] | None:
+    """Where process 0 listens, how many there are and which one this is, by hand or as `narrador launch` set it.
+
+    None of them is known on a cluster, which JAX asks. For a single process: None.
+
+    Raises:
+        UserError: a number or an address that cannot be.
+    """
+    place = (arguments.coordinator, arguments.processes, arguments.process)
+    if LAUNCHED in os.environ:
+        place = (os.environ[COORDINATOR], int(os.environ[LAUNCHED]), int(os.environ[PROCESS]))
+    coordinator, processes, process = place
+    if coordinator is not None and not re.fullmatch(r".+:\d{1,5}", coordinator):
+        raise UserError(f"--coordinator {coordinator!r} must be HOST:PORT, such as 10.0.0.1:1234.")
+    if processes is not None and processes < 1:
+        raise UserError(f"--processes {processes} must be at least 1.")
+    if process is not None and not 0 <= process < (processes or process + 1):
+        raise UserError(f"--process {process} must lie in [0, {processes}).")
+    if arguments.wait < 1:
+        raise UserError(f"--wait {arguments.wait} must be at least 1 second.")
+    return place if arguments.distributed or place != (None, None, None) else None
+
+
+def _tell(results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print what each stage came to."""
+    from experiments.comparison_report import conclusion
+
     for stage, result in results.items():
         if stage == "reward":
             best = f"; at best {result['ceiling']:.1%} are possible" if "ceiling" in result else ""
@@ -98,8 +164,6 @@ def main(argv: Sequence[str]) -> int:
             word, least = result["validation_nats_per_word"], result["floor_nats_per_word"]
             print(f"{word:.3f} nats per word; the truth itself has {least:.3f}.", end=" ")
         print()
-    print(f"Report: {run.path / 'report.md'}")
-    return 0
 
 
 def _moved(result: Mapping[str, Any]) -> str:
@@ -114,11 +178,17 @@ def _check_stages(experiment: Experiment, run: RunDirectory, stages: Sequence[st
     """Refuse, before any work, a stage that has nothing to begin with.
 
     Raises:
-        UserError: a stage is unknown, or the one before it is neither complete nor about to be.
+        UserError: a stage is unknown, or the one before it is neither complete nor about to be, or it is not for
+            several processes.
     """
     for place, stage in enumerate(stages):
         if stage not in STAGE_NAMES:
             raise unknown("stage", stage, STAGE_NAMES)
+        if process_count() > 1 and stage not in FOR_SEVERAL and run.stage(stage).result is None:
+            raise UserError(
+                f"stage {stage!r} works in one process only, and this run has {process_count()}. Do "
+                f"--stages {','.join(FOR_SEVERAL)} in several, and the others afterwards in one."
+            )
         before = experiment.stage_before(stage)
         if before and before not in stages[:place] and run.stage(before).result is None:
             needed = [stage]

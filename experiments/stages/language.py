@@ -20,11 +20,12 @@ from train.batches import PackedRows, check_long_enough, training_batches, valid
 from train.chats import Chats, open_chats
 from train.config import TrainConfig
 from train.corpus import TokenStream, tokenize, tokenize_chats, train_tokenizer_once
+from train.distributed import in_turn
 from train.evaluation import bits_per_byte
 from train.loop import StopRequest, Workbench, check_batch_divides, compute_dtype, fit
 from train.run_directory import RunDirectory, StageDirectory, write_atomically
 from train.sources import Documents, open_source
-from train.trained import load
+from train.trained import open_language, restore
 
 
 def pretrain(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
@@ -33,20 +34,21 @@ def pretrain(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> di
     if stage.result is not None:
         return stage.result
     check_batch_divides(train, experiment.data.sequence_length, make_mesh(experiment.mesh), experiment.sharding)
-    start = time.perf_counter()
-    sources = open_sources(experiment)
-    run.claim_data({source.spec: source.key for source in sources})
-    run.add_session(session())
-    if run.tokenizer_path.exists():
-        tokenizer = Tokenizer.load(run.tokenizer_path)
-    else:
-        tokenizer = train_tokenizer_once(experiment.tokenizer, sources)
-        write_atomically(run.tokenizer_path, tokenizer.to_json())
-        if (own := _template_beside(experiment.tokenizer)) is not None:
-            write_atomically(run.chat_template_path, own.text)
-    cut = partial(tokenize, tokenizer=tokenizer)
-    prompt, weights = tokenizer.encode(train.sample_prompt), experiment.data.weights
-    bench = _workbench(experiment, train, stage, tokenizer, sources, cut, prompt, weights=weights)
+    start, about = time.perf_counter(), session()
+    with in_turn():
+        sources = open_sources(experiment)
+        run.claim_data({source.spec: source.key for source in sources})
+        run.add_session(about)
+        if run.tokenizer_path.exists():
+            tokenizer = Tokenizer.load(run.tokenizer_path)
+        else:
+            tokenizer = train_tokenizer_once(experiment.tokenizer, sources)
+            write_atomically(run.tokenizer_path, tokenizer.to_json())
+            if (own := _template_beside(experiment.tokenizer)) is not None:
+                write_atomically(run.chat_template_path, own.text)
+        cut = partial(tokenize, tokenizer=tokenizer)
+        prompt, weights = tokenizer.encode(train.sample_prompt), experiment.data.weights
+        bench = _workbench(experiment, train, stage, tokenizer, sources, cut, prompt, weights=weights)
     result = {"stage": "pretrain", "data_seconds": round(time.perf_counter() - start, 3), **fit(bench, stop)}
     told = next((source for source in sources if knows_truth(source.spec)), None)
     if told is not None:  # the one that the report holds the model against
@@ -64,17 +66,22 @@ def sft(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[st
     if stage.result is not None:
         return stage.result
     check_batch_divides(train, experiment.data.sequence_length, make_mesh(experiment.mesh), experiment.sharding)
-    start = time.perf_counter()
-    chats = [open_chats(spec, data.validation_fraction) for spec in data.sources]
-    run.claim_data({f"sft {source.spec}": source.key for source in chats})
-    run.add_session(session())
-    before = load(run, "pretrain")
-    tokenizer, template = before.tokenizer, before.template
-    write_atomically(run.chat_template_path, template.text)
-    cut = partial(tokenize_chats, tokenizer=tokenizer, template=template)
-    prompt = template.encode(tokenizer, chats[0].validation[0][:-1], answer=True).tokens
-    ends = {template.stop_token(tokenizer)}
-    bench = _workbench(experiment, train, stage, tokenizer, chats, cut, prompt, ends, initial=before.params)
+    start, about = time.perf_counter(), session()
+    with in_turn():
+        chats = [open_chats(spec, data.validation_fraction) for spec in data.sources]
+        run.claim_data({f"sft {source.spec}": source.key for source in chats})
+        run.add_session(about)
+        model, tokenizer, template = open_language(run)
+        write_atomically(run.chat_template_path, template.text)
+        cut = partial(tokenize_chats, tokenizer=tokenizer, template=template)
+        prompt = template.encode(tokenizer, chats[0].validation[0][:-1], answer=True).tokens
+        ends = {template.stop_token(tokenizer)}
+        bench = _workbench(experiment, train, stage, tokenizer, chats, cut, prompt, ends)
+
+    def pretrained(abstract: Any) -> Any:
+        return restore(run, "pretrain", model, abstract)[0]
+
+    bench = replace(bench, initial=pretrained)
     result = {"stage": "sft", "data_seconds": round(time.perf_counter() - start, 3), **fit(bench, stop)}
     stage.complete(result)
     return result
@@ -90,7 +97,6 @@ def _workbench(
     prompt: Sequence[int],
     ends: Set[int] = frozenset(),
     weights: Sequence[float] = (),
-    initial: Any = None,
 ) -> Workbench:
     """What a stage trains with.
 
@@ -121,7 +127,6 @@ def _workbench(
         directory=directory,
         prompt=[tokenizer.document_end, *prompt],
         ends={tokenizer.document_end, *ends},
-        initial=initial,
     )
 
 
