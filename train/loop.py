@@ -216,6 +216,8 @@ class _Session:
                 state, metrics = run_step(state, place(batch, self.sharding))
                 self._check_healthy(before)  # waits for the step before, while this one is under way
                 stopping = asked()
+                if stopping and not stop.received:
+                    say("another process was told to stop; the state will be saved ...")
                 counts.step, counts.tokens = step, counts.tokens + tokens
                 window_tokens += tokens
                 last = step == config.steps

@@ -10,6 +10,7 @@ RUN/STAGE/samples.jsonl, checkpoints/, result.json (once the stage is complete)
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -32,6 +33,7 @@ STAGE_BEFORE = {
 }
 """What each stage begins with."""
 STAGE_NAMES = tuple(STAGE_BEFORE)
+_WHERE = re.compile(r"mesh\..*|(sft\.)?train\.cpu_devices")  # fields that say where a run works, not what it learns
 Complete = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
@@ -111,7 +113,8 @@ class RunDirectory:
     def claim(self, config: Mapping[str, Any], complete: Complete = dict) -> None:
         """Take the folder for `config`, or find that it already holds a run of the same one.
 
-        A folder in which no stage has begun holds nothing to lose, and is taken anew.
+        A folder in which no stage has begun holds nothing to lose, and is taken anew. The devices that a run works on
+        may change from one session to the next.
 
         Args:
             complete: gives a config of an older version the fields that it does not know, at their defaults.
@@ -120,15 +123,16 @@ class RunDirectory:
             UserError: it holds a run of another config; the differences are shown.
         """
         if self.stages():
-            changed = differences(complete(self.config()), config)
-            if changed:
+            found = differences(complete(self.config()), config)
+            if changed := [difference for difference in found if not _WHERE.fullmatch(difference[0])]:
                 lines = "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, old, new in changed)
                 raise UserError(
                     f"{str(self.path)!r} holds a run with another config; nothing was changed.\n{lines}\n"
                     "Choose another folder with --run-dir, or delete that one."
                 )
-            return
-        if is_first():
+            if not found:
+                return
+        elif is_first():
             for path in (self.tokenizer_path, self.data_path):
                 path.unlink(missing_ok=True)
         write_atomically(self.config_path, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))

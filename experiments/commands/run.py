@@ -13,13 +13,13 @@ from typing import Annotated, Any
 import tyro
 
 from experiments.config import Experiment, find_experiment
-from experiments.machine import COORDINATOR, LAUNCHED, PROCESS, command, prepare_jax, versions
+from experiments.machine import COORDINATOR, LAUNCHED, PROCESS, command, versions
 from experiments.presets import EXPERIMENTS
+from experiments.processes import check_same, end_all, joined
 from model.errors import UserError, unknown
-from train.distributed import check_same, end_all, in_turn, is_first, joined, process_count
+from train.distributed import in_turn, is_first, process_count
 from train.mapping import from_mapping, to_mapping
 from train.run_directory import STAGE_NAMES, RunDirectory
-
 
 FOR_SEVERAL = ("pretrain", "sft")  # the other stages hold whole models on one device
 
@@ -72,6 +72,8 @@ def main(argv: Sequence[str]) -> int:
     directory = arguments.run_dir or (Path(argv[0]) if Path(argv[0]).is_dir() else Path("runs") / name)
 
     if place is not None:
+        from experiments.machine import prepare_jax
+
         prepare_jax(experiment.train.cpu_devices)
     with joined(*place, arguments.wait) if place else nullcontext():
         return _run(argv, experiment, RunDirectory(directory), stages, arguments.json)
@@ -79,22 +81,25 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(argv: Sequence[str], experiment: Experiment, run: RunDirectory, stages: Sequence[str], as_json: bool) -> int:
     """Do the stages; returns the exit code."""
-    check_same({"config": to_mapping(experiment), "stages": stages, "run_dir": str(run.path), **versions()})
+    if process_count() > 1:
+        check_same({"config": to_mapping(experiment), "stages": stages, "run_dir": str(run.path), **versions()})
     _check_stages(experiment, run, stages)
     with run.lock():
         with in_turn():
             complete = lambda old: to_mapping(from_mapping(Experiment, old, str(run.config_path)))  # noqa: E731
             run.claim(to_mapping(experiment), complete)
+        from experiments.machine import prepare_jax
+
         prepare_jax(experiment.train.cpu_devices)
         import jax
 
-        check_same({"devices": jax.local_device_count()})
         from experiments.report import write_report
         from experiments.stages import STAGES
         from train.loop import Interrupted, StopRequest
         from train.progress import say
 
         if process_count() > 1:
+            check_same({"devices": jax.local_device_count()})
             say(f"{process_count()} processes with {jax.device_count()} devices.")
         stop = StopRequest()
         try:
