@@ -91,7 +91,10 @@ def joined(coordinator: str | None, processes: int | None, process: int | None, 
     except Exception as error:
         told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         if _LOST.search(f"{error} {error.__cause__}"):
-            told = f"it lost another process in the middle of a computation ({told})"
+            told = (
+                f"process {group().process} lost another in the middle of a computation ({told}). Start all of them "
+                "again to go on from the last checkpoint."
+            )
         elif isinstance(error, UserError):
             told = str(error)
         else:

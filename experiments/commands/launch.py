@@ -93,9 +93,9 @@ def _wait(processes: Sequence[subprocess.Popen[str]]) -> int:
             # The others hear of an error that a process could still tell, and end with it.
             until = time.monotonic() + (GRACE if code > 0 else 0)
             how = f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
+            after = "" if code == 2 else " The same command goes on from the last checkpoint."
             print(
-                f"narrador: process {index} of {len(processes)} ended with {how}; the others end too. What is saved is "
-                "intact: the same command goes on from there.",
+                f"narrador: process {index} of {len(processes)} ended with {how}; the others end too.{after}",
                 file=sys.stderr,
                 flush=True,
             )

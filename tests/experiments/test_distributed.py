@@ -42,9 +42,10 @@ def write(folder: Path) -> Path:
     return folder
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen:
+def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen:
     # One device a process unless the command says otherwise. Most of the time goes into compiling.
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment |= variables
     pipe = subprocess.PIPE
     return subprocess.Popen(command(*arguments), cwd=folder, stdout=pipe, stderr=pipe, text=True, env=environment)
 
@@ -150,10 +151,12 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def test_processes_that_were_started_differently_all_refuse_and_say_where(tmp_path):
-    folder, port = write(tmp_path), free_port()
-    place = ("--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process")
-    both = [start(folder, *RUN, *place, str(i), "--train.steps", str(40 + i)) for i in range(2)]
+def test_processes_that_slurm_started_differently_all_refuse_and_say_where(tmp_path):
+    folder = write(tmp_path)
+    job = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
+    job["JAX_COORDINATOR_PORT"] = str(free_port())
+    steps = [("--distributed", "--train.steps", str(40 + process)) for process in range(2)]
+    both = [start(folder, *RUN, *steps[i], **job, SLURM_PROCID=str(i)) for i in range(2)]
     for code, said in map(finish, both):
         assert code == 2, said
         assert "config.train.steps: 40 in process 0, 41 in process 1" in said

@@ -35,6 +35,13 @@ def test_another_config_is_refused_with_every_difference(tmp_path):
     assert run.config()["train"]["seed"] == 0
 
 
+def test_other_devices_are_no_other_config_and_the_last_are_kept(tmp_path):
+    run = begun(tmp_path / "run", {"train": {"steps": 1, "cpu_devices": None}, "mesh": {"data": -1, "fsdp": 1}})
+    moved = {"train": {"steps": 1, "cpu_devices": 4}, "mesh": {"data": 1, "fsdp": 4}}
+    run.claim(moved)
+    assert run.config() == moved
+
+
 def test_text_that_changed_is_refused_and_named(tmp_path):
     run = begun(tmp_path / "run", {})
     run.claim_data({"text:a": "1", "text:b": "2"})
