@@ -53,7 +53,7 @@ def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen:
 def finish(process: subprocess.Popen) -> tuple[int, str]:
     """Its exit code, and all that it said."""
     try:
-        out, err = process.communicate(timeout=100)
+        out, err = process.communicate(timeout=200)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)
         process.kill()
@@ -67,7 +67,7 @@ def rows(folder: Path, log: str, stages: Sequence[str]) -> list[dict]:
 
 def wait_for(folder: Path, step: int, process: subprocess.Popen) -> None:
     """Until the log has a line of this step."""
-    log, deadline = folder / METRICS, time.monotonic() + 100
+    log, deadline = folder / METRICS, time.monotonic() + 200
     while not (log.exists() and f'"step": {step},' in log.read_text()):
         assert process.poll() is None, finish(process)
         assert time.monotonic() < deadline
