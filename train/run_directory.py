@@ -33,7 +33,7 @@ STAGE_BEFORE = {
 }
 """What each stage begins with."""
 STAGE_NAMES = tuple(STAGE_BEFORE)
-_WHERE = re.compile(r"mesh\..*|(sft\.)?train\.cpu_devices")  # fields that say where a run works, not what it learns
+_WHERE = re.compile(r"(mesh|sharding)\..*|(sft\.)?train\.cpu_devices")  # where a run works, not what it learns
 Complete = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
