@@ -46,7 +46,7 @@ NARRATOR = Experiment(
             sample_every=80,
         ),
     ),
-    reward=RewardConfig(source="narration_preferences:24000", steps=800),
+    reward=RewardConfig(source="narration_answers:6000", steps=400),
     ppo=PPOConfig(kl_coefficient=0.1),  # the reward model is no better than that: at 0.02 it is over-optimised
     stages=("pretrain", "sft", "reward", "ppo", "compare"),
 )

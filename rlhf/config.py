@@ -11,7 +11,10 @@ class RewardConfig:
     """The reward model: a scalar head on the trunk, learned from choices."""
 
     source: str = "narration_preferences:12000"
-    """One of: narration_preferences[:EXAMPLES[:SEED]], jsonl:GLOB, tfds:NAME[/CONFIG], store:PATH."""
+    """One of: narration_preferences[:EXAMPLES[:SEED]], narration_answers[:PROMPTS[:SEED]] (rankings of the fine-tuned
+    model's own answers), jsonl:GLOB, tfds:NAME[/CONFIG], store:PATH."""
+    answers: int = 4
+    """Own answers to each prompt of narration_answers."""
     validation_fraction: float = 0.1
     """Share of the prompts held out."""
     length: int = 160
@@ -36,7 +39,7 @@ class RewardConfig:
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
-        positive = "length heads steps batch_size learning_rate log_every checkpoint_every"
+        positive = "length answers heads steps batch_size learning_rate log_every checkpoint_every"
         check_numbers("reward", self, positive=positive, not_negative="warmup_steps weight_decay")
         if not 0 <= self.label_smoothing < 0.5:
             raise UserError(f"reward.label_smoothing={self.label_smoothing} must lie in [0, 0.5).")

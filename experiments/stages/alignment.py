@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.config import Experiment
 from experiments.machine import session
+from experiments.ranked_answers import KIND, rank_answers
 from experiments.stages.language import open_sources
 from model.sharding import check_used, make_mesh
 from rlhf.config import PolicyConfig
@@ -63,10 +64,10 @@ def reward(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict
     stage, config = run.stage("reward"), experiment.reward
     if stage.result is not None:
         return stage.result
-    choices = _open_choices(experiment)
+    before, seed = load(run, "sft"), experiment.train.seed
+    choices, ceiling = _open_choices(experiment, run, before)
     run.claim_data({f"reward {choices.spec}": choices.key})
     run.add_session(session())
-    before, seed = load(run, "sft"), experiment.train.seed
     learning, held_out = _comparers(experiment, choices, before, config.batch_size)
     trainer = RewardTrainer(before.model, config, learning)
     state, seconds = run_stage(
@@ -81,8 +82,8 @@ def reward(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict
     )
     found = evaluate_reward(trainer, state.params, held_out)
     result = {"stage": "reward", "steps": config.steps, "seconds": round(seconds, 3), **found._asdict()}
-    if config.source.startswith("narration_preferences"):
-        result["ceiling"] = world_ceiling()
+    if ceiling is not None:
+        result["ceiling"] = ceiling
     stage.complete(result)
     return result
 
@@ -161,10 +162,10 @@ def dpo(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[st
     stage, config = run.stage("dpo"), experiment.dpo
     if stage.result is not None:
         return stage.result
-    choices, sources = _open_choices(experiment), open_sources(experiment)
+    before, sources = load(run, "sft"), open_sources(experiment)
+    choices, _ = _open_choices(experiment, run, before)
     run.claim_data({f"reward {choices.spec}": choices.key} | {source.spec: source.key for source in sources})
     run.add_session(session())
-    before = load(run, "sft")
     learning, held_out = _comparers(experiment, choices, before, config.batch_size)
     trainer = DPOTrainer(before.model, config, learning, before.params)
     first = trainer.initial(before.params)
@@ -182,11 +183,17 @@ def dpo(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[st
     return result
 
 
-def _open_choices(experiment: Experiment) -> Preferences:
-    """What people chose, from wherever it is kept."""
+def _open_choices(experiment: Experiment, run: RunDirectory, before: Trained) -> tuple[Preferences, float | None]:
+    """What people chose, from wherever it is kept; and the best accuracy possible on it, where that is known."""
     config = experiment.reward
-    opened = open_stored_preferences if config.source.startswith("store:") else open_preferences
-    return opened(config.source, config.validation_fraction)
+    kind, fraction = config.source.partition(":")[0], config.validation_fraction
+    if kind == KIND:
+        found = rank_answers(config.source, before, run, config.answers, experiment.ppo.max_tokens, fraction)
+        return found.choices, found.ceiling
+    if kind == "store":
+        return open_stored_preferences(config.source, fraction), None
+    choices = open_preferences(config.source, fraction)
+    return choices, world_ceiling() if kind == "narration_preferences" else None
 
 
 def _comparers(

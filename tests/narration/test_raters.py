@@ -15,6 +15,7 @@ from train.narration.raters import (
     gold_reward,
     prefers,
     probability,
+    ranked,
     utility,
 )
 
@@ -101,3 +102,13 @@ def test_no_fixed_guess_beats_the_ceiling():
 def test_who_tells_two_pairs_apart_by_tone_alone_is_left_to_chance():
     contained, carried = verdict(tone=CONTAINED, words=8), verdict(tone=CARRIED_AWAY, words=8)
     assert ceiling([(contained, carried)]) == pytest.approx(0.5)
+
+
+def test_a_ranking_puts_each_pair_in_the_order_that_a_choice_would():
+    judged = [verdict(words=10), verdict(correct=True, words=10), verdict(tone=CONTAINED, words=10)]
+    rng, rater, draws = random.Random(1), RATERS[0], 4000
+    orders = [ranked(judged, rater, rng) for _ in range(draws)]
+    for one, other in ((0, 1), (1, 2), (2, 0)):
+        likely = probability(judged[one], judged[other], rater)
+        first = sum(order.index(one) < order.index(other) for order in orders)
+        assert abs(first - draws * likely) < 4 * (draws * likely * (1 - likely)) ** 0.5

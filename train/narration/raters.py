@@ -11,7 +11,7 @@ and the rater prefers a to b with probability σ(u_a − u_b) (Bradley and Terry
 
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from train.narration.answers import candidate
@@ -59,6 +59,15 @@ def probability(a: Verdict, b: Verdict, rater: Rater) -> float:
 def prefers(a: Verdict, b: Verdict, rater: Rater, rng: random.Random) -> bool:
     """Whether a rater prefers a to b this time."""
     return rng.random() < probability(a, b, rater)
+
+
+def ranked(verdicts: Sequence[Verdict], rater: Rater, rng: random.Random) -> list[int]:
+    """The places of answers from the best to the worst, as a rater ranks them this time (Luce 1959; Plackett 1975).
+
+    Each of two answers comes first with `probability`: a utility with Gumbel noise, drawn once for every answer.
+    """
+    noisy = [utility(verdict, rater) - math.log(-math.log(1 - rng.random())) for verdict in verdicts]
+    return sorted(range(len(verdicts)), key=noisy.__getitem__, reverse=True)
 
 
 def draw_pair(rng: random.Random) -> tuple[str, str, str, Verdict, Verdict]:

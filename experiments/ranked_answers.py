@@ -1,0 +1,89 @@
+"""The fine-tuned model's own answers, ranked by the people of the narrator's world: what a reward model learns from.
+
+Ouyang et al. 2022, section 3.4: labelers rank several answers of the model to one prompt. Choices between answers that
+others wrote teach a reward model little about the mistakes of the model that is to be optimized against it.
+"""
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.alignment import draw_answers, repeat_each
+from model.chat import Message
+from model.errors import UserError
+from rlhf.preferences import Preferences, open_preferences
+from rlhf.prompts import encode_prompts
+from train.narration.checker import check
+from train.narration.passage import Passage
+from train.narration.questions import Question, draw_prompt, prompt_text
+from train.narration.raters import RATERS, ceiling, ranked
+from train.run_directory import RunDirectory, write_atomically
+from train.trained import Trained
+
+KIND = "narration_answers"
+PROMPTS = 6000
+RANKINGS = "rankings.jsonl"
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """The choices of a run's own rankings, and the best that any reward model can do on those held out."""
+
+    choices: Preferences
+    ceiling: float
+
+
+def rank_answers(spec: str, trained: Trained, run: RunDirectory, answers: int, room: int, fraction: float) -> Rankings:
+    """The rankings of `spec`, from the run's file if it is there, or else made now.
+
+    Args:
+        spec: narration_answers[:PROMPTS[:SEED]].
+        trained: the model that answers.
+        answers: to each prompt, at temperature 1; what was said twice is ranked once.
+        room: tokens of an answer at most.
+        fraction: what share of the prompts is held out.
+
+    Raises:
+        UserError: `spec` has no such numbers, or a prompt leaves no room for an answer.
+    """
+    _, *numbers = spec.split(":")
+    if len(numbers) > 2 or not all(number.isdecimal() for number in numbers) or numbers[:1] == ["0"]:
+        raise UserError(f"source {spec!r}: write {KIND}[:PROMPTS[:SEED]], such as {KIND}:{PROMPTS}:0.")
+    count, seed = (*map(int, numbers), *(PROMPTS, 0)[len(numbers) :])
+    path = run.path / RANKINGS
+    if not path.exists():
+        lines = (json.dumps(record, ensure_ascii=False) for record in _rank(trained, count, seed, answers, room))
+        write_atomically(path, "\n".join(lines) + "\n")
+    choices = open_preferences(f"jsonl:{path}", fraction)
+    known = {prompt_text(*asked): asked for asked in _asked(count, seed)}
+    verdicts = (
+        [check(*known[group.prompt[0].content], answer) for answer in group.answers] for group in choices.validation
+    )
+    pairs = [
+        (judged[pair.winner], judged[pair.loser])
+        for judged, group in zip(verdicts, choices.validation, strict=True)
+        for pair in group.pairs
+    ]
+    return Rankings(Preferences(spec, choices.key, choices.train, choices.validation), ceiling(pairs))
+
+
+def _asked(count: int, seed: int) -> list[tuple[Passage, Question]]:
+    return [draw_prompt(random.Random(f"{KIND} {seed} {index}")) for index in range(count)]
+
+
+def _rank(trained: Trained, count: int, seed: int, answers: int, room: int) -> Iterator[dict[str, Any]]:
+    """A record for each prompt with at least two different answers."""
+    asked = _asked(count, seed)
+    prompts = [(Message("user", prompt_text(*prompt)),) for prompt in asked]
+    rows = encode_prompts(prompts, trained.tokenizer, trained.template, trained.model.config.context_length - room)
+    texts = draw_answers(trained, repeat_each(rows, answers), 1.0, room, seed).texts
+    rng = random.Random(f"{KIND} {seed} raters")
+    for index, prompt in enumerate(asked):
+        said = list(dict.fromkeys(filter(None, texts[index * answers : (index + 1) * answers])))
+        rater = rng.choice(RATERS)
+        order = ranked([check(*prompt, answer) for answer in said], rater, rng)
+        if len(said) > 1:
+            ranking = [said[place] for place in order]
+            yield {"prompt": prompt_text(*prompt), "ranking": ranking, "rater": rater.name}
