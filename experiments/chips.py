@@ -29,6 +29,14 @@ class Chip:
     """Whose list, and what was divided by how many chips."""
     source: str
     """Where the other numbers are from."""
+    torus: tuple[int, ...] = ()
+    """TPUs: chips along the axes of the largest pod, whose neighbours are linked."""
+    ring: int = 0
+    """TPUs: an axis of a multiple of so many chips closes to a ring."""
+    node: int = 0
+    """GPUs: how many the interconnect joins; the network joins such nodes."""
+    network_bandwidth: float = 0.0
+    """GPUs: bytes a second that each sends to other nodes."""
 
 
 AWS = "AWS price list, us-east-1, Linux on demand"
@@ -47,6 +55,8 @@ CHIPS = {
         price_date="2025-01-31",
         price_source=GOOGLE,
         source="cloud.google.com/tpu/docs/v4; Jouppi et al. 2023, table 4",
+        torus=(16, 16, 16),
+        ring=4,
     ),
     "v5e": Chip(
         "TPU v5e",
@@ -59,6 +69,8 @@ CHIPS = {
         price_date="2026-08",
         price_source=GOOGLE,
         source="cloud.google.com/tpu/docs/v5e",
+        torus=(16, 16),
+        ring=16,
     ),
     "v5p": Chip(
         "TPU v5p",
@@ -71,6 +83,8 @@ CHIPS = {
         price_date="2026-08",
         price_source=GOOGLE,
         source="cloud.google.com/tpu/docs/v5p",
+        torus=(16, 20, 28),
+        ring=4,
     ),
     "v6e": Chip(
         "TPU v6e",
@@ -83,6 +97,8 @@ CHIPS = {
         price_date="2026-08",
         price_source=GOOGLE,
         source="cloud.google.com/tpu/docs/v6e",
+        torus=(16, 16),
+        ring=16,
     ),
     "a100": Chip(
         "NVIDIA A100 SXM 80 GB",
@@ -95,6 +111,8 @@ CHIPS = {
         price_date="2026-07-28",
         price_source=f"{AWS}, p4de.24xlarge / 8",
         source="NVIDIA A100 data sheet",
+        node=8,
+        network_bandwidth=50e9 / 8,  # EFA of the instance that the price is of
     ),
     "h100": Chip(
         "NVIDIA H100 SXM",
@@ -107,6 +125,8 @@ CHIPS = {
         price_date="2026-07-28",
         price_source=f"{AWS}, p5.48xlarge / 8",
         source="NVIDIA H100 data sheet",
+        node=8,
+        network_bandwidth=50e9,  # EFA of the instance that the price is of
     ),
     "h200": Chip(
         "NVIDIA H200 SXM",
@@ -119,6 +139,8 @@ CHIPS = {
         price_date="2026-07-28",
         price_source=f"{AWS}, p5en.48xlarge / 8",
         source="NVIDIA H200 data sheet",
+        node=8,
+        network_bandwidth=50e9,  # EFA of the instance that the price is of
     ),
     "b200": Chip(
         "NVIDIA B200",
@@ -131,6 +153,8 @@ CHIPS = {
         price_date="2026-07-28",
         price_source=f"{AWS}, p6-b200.48xlarge / 8",
         source="NVIDIA DGX B200 data sheet / 8",
+        node=8,
+        network_bandwidth=50e9,  # EFA of the instance that the price is of
     ),
 }
 

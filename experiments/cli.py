@@ -17,6 +17,7 @@ COMMANDS = {
     "neighbours": "tokens whose embeddings lie nearest to a word's",
     "config": "list, show and compare experiment configs",
     "cost": "what training a model comes to: operations, years, dollars, energy",
+    "plan": "what a training step takes on chips that are not there: memory, time, dollars",
     "overoptimisation": "where optimizing against a reward model stops helping",
     "bench": "measure training, decoding, PPO and start-up on this machine",
 }

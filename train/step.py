@@ -122,10 +122,10 @@ def train_step(
     return new_state, metrics
 
 
-def compile_step(
-    model: Transformer, optimizer: optax.GradientTransformation, config: TrainConfig, state: TrainState, batch: Batch
+def jitted_step(
+    model: Transformer, optimizer: optax.GradientTransformation, config: TrainConfig, state: TrainState
 ) -> Any:
-    """`train_step` compiled for these shapes and places. The given state is used up; the new one lies where it lay."""
+    """`train_step` for a config, to be traced or compiled. The given state is used up; the new one lies where it lay."""
     step = partial(
         train_step,
         model=model,
@@ -134,7 +134,14 @@ def compile_step(
         vocab_chunk=config.vocab_chunk,
     )
     places = jax.tree.map(lambda x: x.sharding, state)
-    return jax.jit(step, donate_argnums=0, out_shardings=(places, None)).lower(state, batch).compile()
+    return jax.jit(step, donate_argnums=0, out_shardings=(places, None))
+
+
+def compile_step(
+    model: Transformer, optimizer: optax.GradientTransformation, config: TrainConfig, state: TrainState, batch: Batch
+) -> Any:
+    """`jitted_step` compiled for these shapes and places."""
+    return jitted_step(model, optimizer, config, state).lower(state, batch).compile()
 
 
 def batch_sharding(mesh: Mesh, rules: ShardingRules) -> NamedSharding:
