@@ -9,6 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from model.config import MESH_AXES, MeshConfig, ShardingRules
@@ -41,7 +42,9 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
         raise UserError(
             f"mesh {', '.join(f'{a}={s}' for a, s in vars(config).items())} does not fit {len(devices)} devices."
         )
-    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
+    # On a pod an axis of the mesh may take a part of an axis of the torus.
+    placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(placed, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def check_used(mesh: Mesh | AbstractMesh, rules: ShardingRules) -> None:

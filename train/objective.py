@@ -38,8 +38,10 @@ def cross_entropy(
         return (jax.nn.logsumexp(scores, axis=-1) - target_score).reshape(targets.shape)
     vocabulary = unembedding.shape[1]
     chunks = -(-vocabulary // vocab_chunk)
-    padded = jnp.pad(unembedding, ((0, 0), (0, chunks * vocab_chunk - vocabulary)))
-    columns = padded.reshape(-1, chunks, vocab_chunk).swapaxes(0, 1)
+    size = -(-vocabulary // chunks)
+    padded = jnp.pad(unembedding, ((0, 0), (0, chunks * size - vocabulary)))
+    # Every chunks-th column makes a chunk, so that devices which split the vocabulary have a part of each.
+    columns = padded.reshape(-1, size, chunks).transpose(2, 0, 1)
 
     @jax.checkpoint
     def add_chunk(
@@ -47,14 +49,13 @@ def cross_entropy(
     ) -> tuple[tuple[Float[Array, "*B"], Float[Array, "*B"]], None]:
         log_normalizer, target_score = carry
         first, kernel = chunk
-        ids = first + jnp.arange(vocab_chunk)
+        ids = first + chunks * jnp.arange(size)
         scores = jnp.where(ids < vocabulary, logits(hidden, kernel), -jnp.inf)
         log_normalizer = jnp.logaddexp(log_normalizer, jax.nn.logsumexp(scores, axis=-1))
-        inside = (targets >= first) & (targets < first + vocab_chunk)
-        here = jnp.take_along_axis(scores, jnp.where(inside, targets - first, 0)[..., None], axis=-1)[..., 0]
-        return (log_normalizer, jnp.where(inside, here, target_score)), None
+        here = jnp.take_along_axis(scores, (targets // chunks)[..., None], axis=-1)[..., 0]
+        return (log_normalizer, jnp.where(targets % chunks == first, here, target_score)), None
 
     start = jnp.zeros(targets.shape, wide(hidden.dtype))
-    firsts = jnp.arange(chunks) * vocab_chunk
-    (log_normalizer, target_score), _ = jax.lax.scan(add_chunk, (start - jnp.inf, start), (firsts, columns))
+    chunked = jnp.arange(chunks), columns
+    (log_normalizer, target_score), _ = jax.lax.scan(add_chunk, (start - jnp.inf, start), chunked)
     return log_normalizer - target_score
