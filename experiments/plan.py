@@ -223,6 +223,7 @@ def collective_bytes(layout: Layout) -> dict[str, float]:
     config, parts = layout.experiment.model, layout.experiment.train.accumulation
     kept, gathered = layout.parameters
     tokens, passes = layout.rows * layout.length, 3 if config.remat == "full" else 2
+    reduced = 5 if config.remat == "full" else 4  # what feed-forward adds is not needed again
     activations = COMPUTE * tokens * config.width
     keys = COMPUTE * layout.rows * layout.experiment.data.sequence_length * 2 * config.key_value_heads * config.head_dim
     once = {
@@ -230,7 +231,7 @@ def collective_bytes(layout: Layout) -> dict[str, float]:
         "fsdp": 3 * COMPUTE * gathered,
         "expert": 2 * passes * config.layers * activations * layout.mesh["expert"],
         "context": passes * config.layers * keys / layout.mesh["tensor"],
-        "tensor": 4 * passes * config.layers * activations,
+        "tensor": 2 * reduced * config.layers * activations,
     }
     return {axis: once[axis] * parts * (size - 1) / size for axis, size in layout.mesh.items()}
 

@@ -141,8 +141,8 @@ def _compile(experiment: Any, topology: str, doing: Callable[[str], None]) -> di
     import jax.numpy as jnp
     from jax.experimental import topologies
 
-    from experiments.collectives import collective_bytes, collective_counts
     from experiments.topologies import find_topology
+    from experiments.tpu_program import collective_bytes, collective_counts
     from experiments.traced_flops import traced_flops
     from model.sharding import make_mesh
     from model.transformer import Transformer
@@ -178,7 +178,7 @@ def _compile(experiment: Any, topology: str, doing: Callable[[str], None]) -> di
         "flops": cost["flops"],
         "traced_flops": traced_flops(traced.jaxpr.jaxpr),
         "traced_flops_once": traced_flops(traced.jaxpr.jaxpr, trips=False),
-        "collective_bytes": collective_bytes(text, mesh),
+        "collective_bytes": collective_bytes(text, dict(mesh.shape)),
         "collectives": collective_counts(text),
         "seconds": seconds,
         "host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
