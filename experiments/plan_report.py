@@ -51,6 +51,7 @@ def plan(
         "compile_seconds": compiled.seconds if isinstance(compiled, Compiled) else None,
         "compile_host_bytes": compiled.host_bytes if isinstance(compiled, Compiled) else None,
         "compiler_flops_per_chip": compiled.flops if isinstance(compiled, Compiled) else None,
+        "traced_flops_once": compiled.traced_flops_once if isinstance(compiled, Compiled) else None,
         "collectives": compiled.collectives if isinstance(compiled, Compiled) else None,
     }
 

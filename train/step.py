@@ -125,7 +125,7 @@ def train_step(
 def jitted_step(
     model: Transformer, optimizer: optax.GradientTransformation, config: TrainConfig, state: TrainState
 ) -> Any:
-    """`train_step` for a config, to be traced or compiled. The given state is used up; the new one lies where it lay."""
+    """`train_step`, to be traced or compiled. The given state is used up; the new one lies where it lay."""
     step = partial(
         train_step,
         model=model,
