@@ -41,6 +41,8 @@ class Collective:
     """What the instruction returns, such as "bf16[4096,512]"."""
     source: str
     """The operation of the program that it comes from."""
+    piece: str = ""
+    """The channel that the pieces of one collective among products share; empty: it is in one piece."""
 
     @property
     def bytes_by_axis(self) -> dict[str, float]:
@@ -105,7 +107,8 @@ def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
                     _turns(instruction, computations[name], computations) if parts and " while(" in instruction else 1
                 )
                 found += [replace(part, runs=part.runs * turns) for part in parts]
-        return tuple(found)
+        # The TPU's compiler cuts a collective that overlaps with products into pieces, each of which names it whole.
+        return tuple({part.piece or -place: part for place, part in enumerate(found)}.values())
 
     return list(inside("ENTRY"))
 
@@ -163,6 +166,7 @@ def _collective(instruction: str, match: re.Match[str], mesh: Mapping[str, int],
         runs=1,
         shape=", ".join(array for array, _ in arrays),
         source=source[1] if source else "",
+        piece=channel[1] if (channel := re.search(r"channel_id=(\d+),.*chain_id=", instruction)) else "",
     )
     return [collective] if axes else []
 

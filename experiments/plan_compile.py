@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +45,9 @@ class Compiled:
     traced_flops_once: float
     """The same with each loop once."""
     collective_bytes: dict[str, float]
-    """Bytes that a chip receives over each mesh axis in a step."""
+    """Bytes that a chip sends, and receives, along each mesh axis in a step."""
     collectives: dict[str, int]
-    """How many of each kind stand in the program."""
+    """How many of each kind a step runs."""
     seconds: float
     """Of tracing and compiling."""
     host_bytes: int
@@ -141,8 +142,8 @@ def _compile(experiment: Any, topology: str, doing: Callable[[str], None]) -> di
     import jax.numpy as jnp
     from jax.experimental import topologies
 
+    from experiments.collectives import collectives
     from experiments.topologies import find_topology
-    from experiments.tpu_program import collective_bytes, collective_counts
     from experiments.traced_flops import traced_flops
     from model.sharding import make_mesh
     from model.transformer import Transformer
@@ -178,11 +179,20 @@ def _compile(experiment: Any, topology: str, doing: Callable[[str], None]) -> di
         "flops": cost["flops"],
         "traced_flops": traced_flops(traced.jaxpr.jaxpr),
         "traced_flops_once": traced_flops(traced.jaxpr.jaxpr, trips=False),
-        "collective_bytes": collective_bytes(text, dict(mesh.shape)),
-        "collectives": collective_counts(text),
+        **_travelling(collectives(text, dict(mesh.shape))),
         "seconds": seconds,
         "host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
+
+
+def _travelling(found: list[Any]) -> dict[str, Any]:
+    """Bytes by mesh axis and runs by kind."""
+    sent: Counter[str] = Counter()
+    runs: Counter[str] = Counter()
+    for collective in found:
+        sent.update(collective.bytes_by_axis)
+        runs[collective.kind] += collective.runs
+    return {"collective_bytes": dict(sent), "collectives": dict(runs)}
 
 
 if __name__ == "__main__":
