@@ -10,7 +10,7 @@ EXTRAS = {
     "oracle": ["torch>=2.6", "transformers>=5"],
     # PPO to measure ours beside: the last TRL that has one, and a transformers that it runs with.
     "bench": ["torch>=2.6", "transformers==5.15.1", "trl==1.12.0"],
-    "tpu": ["jax[tpu]>=0.10"],
+    "tpu": ["jax[tpu]>=0.10"],  # libtpu: to run on TPUs, and to compile for those that are not there
     "cuda": ["jax[cuda13]>=0.10"],
     "tensorboard": ["tensorboard>=2.18", "tensorboardX>=2.6.2"],
     "tfds-prepare": ["tensorflow>=2.18"],

@@ -1,6 +1,7 @@
 """`narrador plan NAME --topology v5p:16x16x8`: what a training step takes on machines that are not there."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -42,6 +43,7 @@ COMPILED_OF_A_SEARCH = 3
 
 def main(argv: Sequence[str]) -> None:
     """Parse, plan, show."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the sums need no chip, and libtpu would look for one
     arguments = tyro.cli(Arguments, prog="narrador plan", args=list(argv))
     if arguments.name is None:
         from experiments.plan_page import page
