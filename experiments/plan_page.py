@@ -35,16 +35,18 @@ PLANS: dict[str, tuple[str, str, int | None]] = {
     "gpt4-estimate": ("v5p:16x16x16", "fsdp=64,expert=16,tensor=4", None),
 }
 
-# AI-Hypercomputer's MaxText, README: measured on real chips.
+# AI-Hypercomputer's MaxText, docs/reference/models/tiering.md: measured on real chips, in bfloat16.
 PUBLISHED = {
-    "llama3.1-405b": "38.6% (v6e-256)",
-    "llama3.1-70b": "50.3% (v6e-256); 65.4% of Llama 2 70B (v5p)",
+    "llama3.1-8b": "45.5% (256 v6e)",
+    "llama3.1-70b": "50.3% (256 v6e); Llama 2 70B 65.4% (512 v5p)",
+    "llama3.1-405b": "38.6% (256 v6e)",
 }
 
 HEAD = """# Plans
 
 What it takes to train each published architecture on chips that nobody here has. `narrador plan > docs/plans.md` makes
-this page{how}; `narrador plan NAME --topology ... --mesh ...` tells more of each.
+this page{how}.
+`narrador plan NAME --topology ... --mesh ...` tells more of each.
 
 | model | topology | mesh | rows x parts | GB | of | fits | MFU bound | bound by | MaxText | days | dollars | by |
 | --- | --- | --- | --- | ---: | ---: | --- | ---: | --- | --- | ---: | ---: | --- |
@@ -52,7 +54,9 @@ this page{how}; `narrador plan NAME --topology ... --mesh ...` tells more of eac
 
 TAIL = """
 - The bound is what the step could reach were compute, memory and interconnect each perfect and all at once. It is no
-  forecast: MaxText's are measured, most of them on other chips, and stand there to show how far a bound may be from it.
+  forecast: MaxText's figures are measured, on other chips or other models than the plan beside them, and show how far
+  from a bound practice may be. They are from its docs/reference/models/tiering.md, which warns that some older ones
+  count attention otherwise.
 - Attention here holds its scores in memory; kernels that do not (FlashAttention) need less memory and less traffic.
 - "compiler": bytes of memory and between chips are those of the program that the TPU compiler made of the real step;
   traffic between chip and memory is by sums. "sums": all is.
