@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from model.errors import UserError, unknown
+from model.errors import UserError, check_numbers, unknown
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,15 @@ class ModelConfig:
     """Biases on the four attention projections."""
     mlp_bias: bool = False
     """Biases in the feed-forward layer."""
+    experts: int | None = None
+    """Feed-forward networks in each layer, of which a token meets `experts_per_token` (Shazeer et al. 2017).
+    None: one that all tokens share."""
+    experts_per_token: int = 2
+    """The likeliest experts that a mixture sends each token to; their outputs are weighted by their probabilities."""
+    router_balance: float = 0.01
+    """Weight of a mixture's load-balancing loss (Fedus et al. 2021, equation 4)."""
+    router_z: float = 0.001
+    """Weight of a mixture's router z-loss (Zoph et al. 2022, equation 5)."""
     tied_head: bool = False
     """The output projection is the transposed embedding (Press & Wolf 2017)."""
     attention_window: int | None = None
@@ -61,7 +70,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("layers", "width", "heads", "context_length"):
             _at_least_one(name, getattr(self, name))
-        for name in ("kv_heads", "mlp_width", "vocab_size", "attention_window"):
+        for name in ("kv_heads", "mlp_width", "vocab_size", "attention_window", "experts"):
             if getattr(self, name) is not None:
                 _at_least_one(name, getattr(self, name))
         for name in ("rope_theta", "rope_scaling", "norm_epsilon", "init_std"):
@@ -82,6 +91,18 @@ class ModelConfig:
             )
         if self.positions == "sinusoidal" and self.width % 2:
             raise UserError(f"model.positions=sinusoidal needs an even model.width, not {self.width}.")
+        check_numbers("model", self, not_negative="router_balance router_z")
+        if self.experts is not None:
+            self._check_mixture(self.experts)
+
+    def _check_mixture(self, experts: int) -> None:
+        least, k = min(2, experts), self.experts_per_token
+        if not least <= k <= experts:
+            # One expert of several would always weigh 1, whatever its probability.
+            why = " (a token's weights are shares: with one, the router would learn nothing)" if k == 1 else ""
+            raise UserError(f"model.experts_per_token={k} must lie between {least} and model.experts={experts}{why}.")
+        if self.mlp_bias:
+            raise UserError("model.mlp_bias=True does not go with model.experts: experts have no biases.")
 
     @property
     def head_dim(self) -> int:

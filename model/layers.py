@@ -2,7 +2,7 @@
 
 Dimension letters, here and everywhere: B batch, T tokens (queries), S tokens seen (keys), D width,
 N query heads, K key-value heads, G query heads per key-value head, H head dimension, F feed-forward,
-V vocabulary, L layers; half is H / 2.
+V vocabulary, L layers, E experts, k experts of a token; half is H / 2.
 """
 
 import math
@@ -67,30 +67,59 @@ class Norm(nn.Module):
         return x.astype(dtype)
 
 
+def feed_forward_weights(
+    module: nn.Module, config: ModelConfig, dtype: DTypeLike, experts: int | None = None
+) -> dict[str, Array]:
+    """Declare the matrices and biases of a feed-forward network, or the matrices of `experts` of them, stacked."""
+    c, bias = config, config.mlp_bias
+    stack: tuple[int, ...] = () if experts is None else (experts,)
+    axes: Axes = (*("expert" for _ in stack), "embed", "mlp")
+    shape, down_axes = (*stack, c.width, c.hidden_width), (*axes[:-2], "mlp", "embed")
+    weights = {"up": parameter(module, "up", shape, axes, weight_init(c), dtype)}
+    if bias:
+        weights["up_bias"] = parameter(module, "up_bias", shape[-1:], ("mlp",), nn.initializers.zeros, dtype)
+    if c.activation == "swiglu":
+        weights["gate"] = parameter(module, "gate", shape, axes, weight_init(c), dtype)
+    weights["down"] = parameter(module, "down", (*stack, c.hidden_width, c.width), down_axes, residual_init(c), dtype)
+    if bias:
+        weights["down_bias"] = parameter(module, "down_bias", (c.width,), ("embed",), nn.initializers.zeros, dtype)
+    return weights
+
+
+def feed_forward(
+    x: Float[Array, "*B D"],
+    weights: dict[str, Array],
+    activation: str,
+    product: Callable[[Array, Array], Array] = jnp.matmul,
+) -> Float[Array, "*B D"]:
+    """Two matrices around a non-linearity; SwiGLU adds a third that gates (Shazeer 2020).
+
+    Args:
+        product: multiplies rows with a matrix, or each row with its own expert's of stacked ones.
+    """
+    hidden = product(x, weights["up"])
+    if "up_bias" in weights:
+        hidden = hidden + weights["up_bias"]
+    if activation == "swiglu":
+        hidden = hidden * nn.silu(product(x, weights["gate"]))
+    elif activation == "gelu":
+        hidden = nn.gelu(hidden, approximate=True)
+    else:
+        hidden = nn.relu(hidden)
+    x = product(hidden, weights["down"])
+    return x + weights["down_bias"] if "down_bias" in weights else x
+
+
 class FeedForward(nn.Module):
-    """Two matrices around a non-linearity; SwiGLU adds a third that gates (Shazeer 2020)."""
+    """One feed-forward network, which every token passes."""
 
     config: ModelConfig
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        c, shape = self.config, x.shape
-        up_shape, up_axes = (c.width, c.hidden_width), ("embed", "mlp")
-        x = as_rows(x)
-        hidden = x @ parameter(self, "up", up_shape, up_axes, weight_init(c), self.dtype)
-        if c.mlp_bias:
-            hidden = hidden + parameter(self, "up_bias", up_shape[1:], ("mlp",), nn.initializers.zeros, self.dtype)
-        if c.activation == "swiglu":
-            hidden = hidden * nn.silu(x @ parameter(self, "gate", up_shape, up_axes, weight_init(c), self.dtype))
-        elif c.activation == "gelu":
-            hidden = nn.gelu(hidden, approximate=True)
-        else:
-            hidden = nn.relu(hidden)
-        x = hidden @ parameter(self, "down", up_shape[::-1], up_axes[::-1], residual_init(c), self.dtype)
-        if c.mlp_bias:
-            x = x + parameter(self, "down_bias", (c.width,), ("embed",), nn.initializers.zeros, self.dtype)
-        return x.reshape(shape)
+        weights = feed_forward_weights(self, self.config, self.dtype)
+        return feed_forward(as_rows(x), weights, self.config.activation).reshape(x.shape)
 
 
 def sinusoids(positions: Int[Array, "B T"], width: int) -> Float[Array, "B T D"]:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from model.attention import Attention, KVCache
 from model.config import ModelConfig, ShardingRules
 from model.layers import FeedForward, Norm, parameter, sinusoids, weight_init, wide
+from model.moe import MixtureOfExperts
 from model.sharding import constrain
 
 REMAT_POLICIES = {
@@ -34,7 +35,10 @@ class Block(nn.Module):
     ) -> tuple[tuple[Float[Array, "B T D"], KVCache | None], None]:
         x, cache = carry
         attention = Attention(self.config, self.rules, self.dtype, name="attention")
-        feed_forward = FeedForward(self.config, self.dtype, name="mlp")
+        if self.config.experts is None:
+            feed_forward: nn.Module = FeedForward(self.config, self.dtype, name="mlp")
+        else:
+            feed_forward = MixtureOfExperts(self.config, self.rules, self.dtype, name="mlp")
         attention_norm = Norm(self.config, name="attention_norm")
         mlp_norm = Norm(self.config, name="mlp_norm")
 
@@ -79,7 +83,7 @@ class Transformer(nn.Module):
         # One layout for every way of running: parameters stacked over layers, looped over or unrolled.
         self.layers = nn.scan(
             block,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=c.layers,

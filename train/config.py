@@ -61,7 +61,8 @@ class TrainConfig:
     batch_size: int = 16
     """Rows of one update, over all devices."""
     accumulation: int = 1
-    """Parts that a batch is computed in, one after the other, to save memory; changes the result by rounding only."""
+    """Parts that a batch is computed in, one after the other, to save memory; changes the result by rounding only, but
+    for a mixture's load balance, which is each part's own."""
     seed: int = 0
     """Seeds initial weights, the order of the data and samples."""
 

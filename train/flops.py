@@ -23,10 +23,25 @@ PEAK_FLOPS = {
 
 
 def matmul_parameters(config: ModelConfig) -> int:
-    """Weights that each token is multiplied with: the layers' matrices and the head, not the embedding look-up."""
+    """Weights that each token is multiplied with: the layers' matrices and the head, not the embedding look-up.
+
+    Of a mixture's experts those that a token meets, and the router.
+    """
     attention = 2 * config.width * config.head_dim * (config.heads + config.key_value_heads)
-    mlp = (3 if config.activation == "swiglu" else 2) * config.width * config.hidden_width
+    mlp = _expert_parameters(config)
+    if config.experts is not None:
+        mlp = config.experts_per_token * mlp + config.width * config.experts
     return config.layers * (attention + mlp) + config.width * config.vocabulary
+
+
+def idle_parameters(config: ModelConfig) -> int:
+    """Weights of the experts that a token does not meet."""
+    idle = 0 if config.experts is None else config.experts - config.experts_per_token
+    return config.layers * idle * _expert_parameters(config)
+
+
+def _expert_parameters(config: ModelConfig) -> int:
+    return (3 if config.activation == "swiglu" else 2) * config.width * config.hidden_width
 
 
 def forward_flops_per_token(config: ModelConfig, length: int) -> float:

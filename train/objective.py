@@ -1,4 +1,4 @@
-"""Next-token loss. Dimension letters: `model.layers`."""
+"""Next-token loss, and what a mixture of experts adds to it in training. Dimension letters: `model.layers`."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from model.layers import wide
+from model.moe import ROUTER_LOGITS, route
 from model.sharding import as_rows
 from model.transformer import Transformer, logits
 from train.batches import Batch
@@ -14,9 +15,64 @@ from train.batches import Batch
 
 def next_token_loss(model: Transformer, params: Any, batch: Batch, vocab_chunk: int | None = None) -> Float[Array, ""]:
     """Summed cross-entropy of a batch's real targets, in nats; divide by `batch.weights.sum()` for the mean."""
-    variables = {"params": params}
-    hidden, _ = model.apply(variables, batch.tokens, batch.positions, batch.segments, method="hidden")
-    unembedding = model.apply(variables, method="unembedding")
+    hidden, _ = model.apply({"params": params}, batch.tokens, batch.positions, batch.segments, method="hidden")
+    return _nats(model, params, hidden, batch, vocab_chunk)
+
+
+def training_loss(
+    model: Transformer, params: Any, batch: Batch, vocab_chunk: int | None = None
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """What training descends, summed like `next_token_loss`, and what it consists of, summed likewise.
+
+    That is the next-token loss alone, called `loss`; with a mixture of experts also what `router_losses` finds, its
+    two losses weighted as the config says.
+    """
+    c = model.config
+    if c.experts is None:
+        nats = next_token_loss(model, params, batch, vocab_chunk)
+        return nats, {"loss": nats}
+    inputs = (batch.tokens, batch.positions, batch.segments)
+    (hidden, _), seen = model.apply({"params": params}, *inputs, method="hidden", mutable="intermediates")
+    nats = _nats(model, params, hidden, batch, vocab_chunk)
+    (router_logits,) = seen["intermediates"]["layers"]["mlp"][ROUTER_LOGITS]
+    weights = jnp.asarray(batch.weights)
+    found = {
+        name: value * weights.sum()
+        for name, value in router_losses(router_logits, weights, c.experts_per_token).items()
+    }
+    total = nats + c.router_balance * found["balance_loss"] + c.router_z * found["router_z_loss"]
+    return total, {"loss": nats, **found}
+
+
+def router_losses(
+    router_logits: Float[Array, "L B T E"], weights: Float[Array, "B T"], experts_per_token: int
+) -> dict[str, Array]:
+    """How a mixture's routers treat the tokens that have a target; the losses are means over the layers.
+
+    Returns:
+        balance_loss: E times the sum over experts of f x P, where f is an expert's share of the choices and P its mean
+            probability (Fedus et al. 2021, equations 4 to 6, with k choices a token): 1 where all is even.
+        router_z_loss: mean of logsumexp(logits) squared (Zoph et al. 2022, equation 5).
+        expert_load: f of every layer and expert.
+    """
+    share = weights / jnp.maximum(weights.sum(), 1)
+    _, chosen = route(router_logits, experts_per_token)
+    experts = router_logits.shape[-1]
+    choices = jax.nn.one_hot(chosen, experts, dtype=router_logits.dtype).mean(-2)
+    load = jnp.einsum("LBTE,BT->LE", choices, share)
+    probability = jnp.einsum("LBTE,BT->LE", jax.nn.softmax(router_logits, axis=-1), share)
+    z = jnp.einsum("LBT,BT->L", jnp.square(jax.nn.logsumexp(router_logits, axis=-1)), share)
+    return {
+        "balance_loss": experts * jnp.sum(load * probability, axis=-1).mean(),
+        "router_z_loss": z.mean(),
+        "expert_load": load,
+    }
+
+
+def _nats(
+    model: Transformer, params: Any, hidden: Float[Array, "B T D"], batch: Batch, vocab_chunk: int | None
+) -> Float[Array, ""]:
+    unembedding = model.apply({"params": params}, method="unembedding")
     return jnp.sum(cross_entropy(hidden, unembedding, jnp.asarray(batch.targets), vocab_chunk) * batch.weights)
 
 

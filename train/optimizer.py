@@ -63,7 +63,7 @@ def muon_dimensions(params: Any) -> Any:
     """How each stacked weight of the layers is a matrix to Muon; None where AdamW takes over.
 
     Query, key, value, up and gate read from the width, the axis after the layers; output and down write to it,
-    their last axis.
+    their last axis. Each expert of a mixture has matrices of its own; a router is a head, and left to AdamW.
     """
     return jax.tree_util.tree_map_with_path(_dimensions, params)
 
@@ -71,9 +71,10 @@ def muon_dimensions(params: Any) -> Any:
 def _dimensions(path: Any, leaf: Any) -> MuonDimensionNumbers | None:
     keys = path_keys(path)
     name = keys[-1]
-    if not _is_matrix(name) or "layers" not in keys:
+    if not _is_matrix(name) or "layers" not in keys or name == "router":
         return None
-    axes = tuple(range(1, leaf.ndim))
+    experts = name in ("up", "gate", "down") and leaf.ndim == 4
+    axes = tuple(range(2 if experts else 1, leaf.ndim))
     if name in ("output", "down"):
         return MuonDimensionNumbers(reduction_axis=axes[:-1], output_axis=axes[-1:])
     return MuonDimensionNumbers(reduction_axis=axes[:1], output_axis=axes[1:])

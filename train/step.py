@@ -17,7 +17,7 @@ from model.sharding import constrain, logical_axes, partition_spec, state_shardi
 from model.transformer import Transformer
 from train.batches import Batch
 from train.config import TrainConfig
-from train.objective import next_token_loss
+from train.objective import training_loss
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -79,29 +79,32 @@ def train_step(
 
     The loss is the mean over the batch's real targets, however many parts it is computed in. An update with a
     loss or gradient that is not finite is left out and counted; the step number moves on all the same.
+
+    A mixture's balance statistics are those of each part: its load-balancing loss is the parts' mean.
     """
     count = jnp.maximum(batch.weights.sum(), 1)
 
-    def loss_of(params: Any, part: Batch) -> Float[Array, ""]:
-        return next_token_loss(model, params, part, vocab_chunk) / count
+    def loss_of(params: Any, part: Batch) -> tuple[Float[Array, ""], dict[str, Array]]:
+        return jax.tree.map(lambda summed: summed / count, training_loss(model, params, part, vocab_chunk))
 
-    value_and_grad = jax.value_and_grad(loss_of)
+    value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
     if accumulation == 1:
-        loss, grads = value_and_grad(state.params, batch)
+        (total, found), grads = value_and_grad(state.params, batch)
     else:
 
-        def add(carry: tuple[Array, Any], part: Batch) -> tuple[tuple[Array, Any], None]:
+        def add(carry: Any, part: Batch) -> tuple[Any, None]:
             part = Batch(*(constrain(jnp.asarray(x), model.rules, "batch", "sequence") for x in part))
             return jax.tree.map(jnp.add, carry, value_and_grad(state.params, part)), None
 
-        zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros((), count.dtype), state.params))
         # Every part takes rows from every device: a row stays where it is.
         parts = jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
-        (loss, grads), _ = jax.lax.scan(add, zeros, parts)
+        losses = jax.eval_shape(lambda parts: loss_of(state.params, jax.tree.map(lambda x: x[0], parts)), parts)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (losses, state.params))
+        ((total, found), grads), _ = jax.lax.scan(add, zeros, parts)
     grad_norm = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    finite = jnp.isfinite(total) & jnp.isfinite(grad_norm)
     params, opt_state = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
     )
@@ -113,8 +116,10 @@ def train_step(
         skipped=state.skipped + bad,
         skipped_in_a_row=(state.skipped_in_a_row + 1) * bad,
     )
+    if "expert_load" in found:
+        found["largest_load"] = found.pop("expert_load").max()
     metrics = {
-        "loss": loss,
+        **found,
         "grad_norm": grad_norm,
         "skipped": new_state.skipped,
         "skipped_in_a_row": new_state.skipped_in_a_row,
