@@ -56,25 +56,16 @@ class Training:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A model whose makers tell nothing: what the public guesses."""
+    """A model whose makers tell nothing, and whose shapes nobody guesses: a size and a budget."""
 
     parameters: int
-    active_parameters: int
     tokens: int
     parameters_source: str
     tokens_source: str
 
 
 ESTIMATES = {
-    "gpt4-estimate": Estimate(
-        1_700_000_000_000,
-        280_000_000_000,
-        13_000_000_000_000,
-        "a public guess, not confirmed: a mixture of experts, some 280 billion active (SemiAnalysis, July 2023)",
-        "a public guess, not confirmed (the same)",
-    ),
     "claude3-opus-estimate": Estimate(
-        175_000_000_000,
         175_000_000_000,
         20 * 175_000_000_000,
         "a public guess, not confirmed: as many as GPT-3 has",
@@ -82,11 +73,18 @@ ESTIMATES = {
     ),
 }
 
+# Whose shapes are not their makers' own, by name.
+GUESSED_SHAPES = {
+    "gpt4-estimate": "counted from the shapes of a public guess, not confirmed: a mixture of experts "
+    "(SemiAnalysis, July 2023)"
+}
+
 # Whose the token budgets of experiments.presets are, by the beginning of the name.
 BUDGETS = {
     "vaswani2017": "100,000 steps of 25,000 (Vaswani et al. 2017, section 5), through the decoder alone",
     "gpt2": "an estimate: GPT-2's paper tells none; nanoGPT's reproduction of 124M takes 600,000 steps of 491,520",
     "gpt3": "as published (Brown et al. 2020, table 2.1)",
+    "gpt4-estimate": "a public guess, not confirmed (SemiAnalysis, July 2023)",
     "llama3.1": "as published: about 15 trillion, 15.6 for 405B (Grattafiori et al. 2024, section 3)",
 }
 # The recipe trains all three sizes on the 15 trillion that are told of the smaller two.
@@ -148,15 +146,18 @@ def assumed(assumptions: Assumptions) -> dict[str, Any]:
 
 def _estimated(name: str) -> Training:
     guess = ESTIMATES[name]
-    formula = "6 x active N x D; attention left out: layers and width are not known"
-    return Training(name=name, flops_per_token=6.0 * guess.active_parameters, flops_formula=formula, **vars(guess))
+    formula = "6 x N x D; attention left out: layers and width are not known"
+    flops = 6.0 * guess.parameters
+    return Training(
+        name=name, active_parameters=guess.parameters, flops_per_token=flops, flops_formula=formula, **vars(guess)
+    )
 
 
 def _counted(name: str) -> Training:
     """A training whose architecture is known: parameters from shapes, FLOPs by train.flops."""
     from experiments.config import find_experiment, parameter_count
     from experiments.presets import EXPERIMENTS, RECIPES
-    from train.flops import train_flops_per_token
+    from train.flops import idle_parameters, train_flops_per_token
 
     is_file = Path(name).is_dir() or Path(name).suffix in (".yaml", ".yml")
     if not is_file and name not in EXPERIMENTS and not name.startswith("depth-"):
@@ -179,10 +180,10 @@ def _counted(name: str) -> Training:
     return Training(
         name=label,
         parameters=parameters,
-        active_parameters=parameters,
+        active_parameters=parameters - idle_parameters(config),
         tokens=tokens,
         flops_per_token=train_flops_per_token(config, length),
         flops_formula=f"3 x (2 x weights + 4 x width x tokens attended to, each layer) x D, rows of {length:,}",
-        parameters_source="counted from the shapes of the architecture",
+        parameters_source=GUESSED_SHAPES.get(name, "counted from the shapes of the architecture"),
         tokens_source=source,
     )

@@ -1,4 +1,4 @@
-"""Named experiments: three small ones that run anywhere, and one for each published architecture."""
+"""Named experiments: four small ones that run anywhere, and one for each published architecture."""
 
 from dataclasses import dataclass, replace
 
@@ -65,6 +65,14 @@ TINY = Experiment(
         sample_every=140,
         sample_prompt="The value of the",
     ),
+)
+
+# A mixture of experts that learns in seconds: single characters, and four experts half as wide as one layer would be.
+TINY_MOE = Experiment(
+    model=replace(small(depth=2, context_length=64), width=64, heads=2, mlp_width=96, experts=4),
+    tokenizer=TokenizerConfig(kind="char"),
+    data=DataConfig(sources=("pydoc",), sequence_length=64),
+    train=TrainConfig(steps=200, batch_size=16, learning_rate=3e-3, warmup_steps=20, eval_batches=20),
 )
 
 # nanoGPT's small CPU setting for single characters, without dropout. Its evaluation draws 20 batches at random;
@@ -149,6 +157,14 @@ def _llama(rate: float) -> Recipe:
     return Recipe(8192, 16 * 2**20, 15_000_000_000_000, rate, 8_000 * 16 * 2**20, final_learning_rate=0.01)
 
 
+def _gpt4_estimate() -> Recipe:
+    """The same public guess as its model: 13 trillion tokens in batches of about 60 million (SemiAnalysis, July 2023).
+
+    Learning rate and warm-up are those of GPT-3 175B.
+    """
+    return Recipe(8192, 7168 * 8192, 13_000_000_000_000, 0.6e-4, 375_000_000)
+
+
 RECIPES = {
     # Vaswani et al. 2017, section 5: 100,000 steps of 25,000 tokens; the peak of its schedule at 4,000 steps.
     "vaswani2017": Recipe(512, 25_000, 100_000 * 25_000, 512**-0.5 * 4000**-0.5, 4_000 * 25_000),
@@ -167,11 +183,13 @@ RECIPES = {
     "llama3.1-8b": _llama(3e-4),
     "llama3.1-70b": _llama(1.5e-4),
     "llama3.1-405b": _llama(8e-5),
+    "gpt4-estimate": _gpt4_estimate(),
 }
 
 EXPERIMENTS: dict[str, Experiment] = {
     "narrator": NARRATOR,
     "tiny": TINY,
+    "tiny-moe": TINY_MOE,
     "char": CHAR,
     **{name: recipe.experiment(PRESETS[name]) for name, recipe in RECIPES.items()},
 }

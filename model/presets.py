@@ -6,6 +6,7 @@ from model.config import ModelConfig
 
 GPT2_VOCABULARY = 50_257
 LLAMA3_VOCABULARY = 128_256
+GPT4_VOCABULARY = 100_352  # cl100k_base's 100,277 (OpenAI's tiktoken), rounded up to a multiple of 1,024
 
 
 def vaswani2017(layers: int, width: int, heads: int) -> ModelConfig:
@@ -64,6 +65,23 @@ def llama(layers: int, width: int, heads: int, kv_heads: int, mlp_width: int) ->
     )
 
 
+def gpt4_estimate() -> ModelConfig:
+    """A public guess at GPT-4, confirmed by nobody (SemiAnalysis, "GPT-4 Architecture", July 2023).
+
+    Told there: about 1.7 to 1.8 trillion parameters in 120 layers, 16 experts of some 110 billion, two for each token,
+    some 55 billion in attention, rows of 8,192. Width, heads and the experts' width are ours, so that these numbers
+    come out; what is left is as in GPT-2, without biases in the experts.
+    """
+    return replace(
+        gpt2(120, 10_240, 80, context_length=8192),
+        vocab_size=GPT4_VOCABULARY,
+        mlp_width=41_984,
+        mlp_bias=False,
+        experts=16,
+        experts_per_token=2,
+    )
+
+
 def small(depth: int, context_length: int = 256) -> ModelConfig:
     """A Llama-style model from one dial: `depth` layers and heads, 64 dimensions a head.
 
@@ -101,6 +119,7 @@ PRESETS: dict[str, ModelConfig] = {
     "llama3.1-8b": llama(32, 4096, 32, 8, 14_336),
     "llama3.1-70b": llama(80, 8192, 64, 8, 28_672),
     "llama3.1-405b": llama(126, 16_384, 128, 8, 53_248),
+    "gpt4-estimate": gpt4_estimate(),
 }
 # Deep models compile as one loop and recompute in backward; their whole logits would not fit either.
 PRESETS = {name: replace(config, scan=True, remat="full") for name, config in PRESETS.items()}

@@ -68,9 +68,23 @@ def test_attention_is_counted_by_hand_too():
 
 
 def test_a_mixture_of_experts_counts_what_is_active():
+    """gpt4-estimate by hand: attention, two of sixteen experts, the router, norms; embedding and positions."""
+    width, layers, expert = 10_240, 120, 2 * 10_240 * 41_984
+    shared = 4 * width**2 + 4 * width + 16 * width + 4 * width  # with attention's biases and two LayerNorms
+    around = (100_352 + 8192) * width + 2 * width
     found = of("gpt4-estimate")
-    assert (found["parameters"], found["active_parameters"]) == (1_700_000_000_000, 280_000_000_000)
-    assert found["training_flops"] == found["six_nd_flops"] == pytest.approx(6 * 280e9 * 13e12)
+    assert found["parameters"] == layers * (shared + 16 * expert) + around == pytest.approx(1.7e12, rel=0.005)
+    assert found["active_parameters"] == layers * (shared + 2 * expert) + around
+    weights = layers * (4 * width**2 + 16 * width + 2 * expert) + 100_352 * width
+    attention = 6 * width * 8193 * layers
+    assert found["training_flops"] == pytest.approx((6 * weights + attention) * 13e12, rel=1e-12)
+    assert "public guess" in found["parameters_source"]
+    assert "public guess" in found["tokens_source"]
+
+
+def test_an_estimate_without_shapes_is_six_nd():
+    found = of("claude3-opus-estimate")
+    assert found["training_flops"] == found["six_nd_flops"] == 6.0 * 175e9 * 3.5e12
 
 
 def test_reading_what_gpt3_read_takes_2600_years():
