@@ -80,6 +80,13 @@ def gpt_neo_params(weights: Weights, config: ModelConfig) -> Params:
 def llama_params(weights: Weights, config: ModelConfig) -> Params:
     """From `LlamaForCausalLM`, whose matrices are [out, in]."""
     stack = _stacker(weights, "model.layers.{}.", config)
+    return _llama_params(
+        weights, config, {name: _transposed(stack(f"mlp.{name}_proj.weight")) for name in ("up", "gate", "down")}
+    )
+
+
+def _llama_params(weights: Weights, config: ModelConfig, mlp: Params) -> Params:
+    stack = _stacker(weights, "model.layers.{}.", config)
     kv_heads = config.key_value_heads
     return {
         "embedding": weights["model.embed_tokens.weight"],
@@ -94,7 +101,7 @@ def llama_params(weights: Weights, config: ModelConfig) -> Params:
             },
             "attention_norm": {"scale": stack("input_layernorm.weight")},
             "mlp_norm": {"scale": stack("post_attention_layernorm.weight")},
-            "mlp": {name: _transposed(stack(f"mlp.{name}_proj.weight")) for name in ("up", "gate", "down")},
+            "mlp": mlp,
         },
     }
 
@@ -105,6 +112,15 @@ def qwen3_params(weights: Weights, config: ModelConfig) -> Params:
     for name in ("query", "key"):
         params["layers"]["attention"][f"{name}_norm"] = {"scale": stack(f"self_attn.{name[0]}_norm.weight")}
     return params
+
+
+def mixtral_params(weights: Weights, config: ModelConfig) -> Params:
+    """From `MixtralForCausalLM`: Llama's names but for the experts, whose gate and up are one, [expert, out, in]."""
+    stack, experts = _stacker(weights, "model.layers.{}.mlp.", config), "experts."
+    gate, up = np.split(stack(experts + "gate_up_proj"), 2, axis=2)
+    mlp = {"up": up, "gate": gate, "down": stack(experts + "down_proj")}
+    mlp = {name: kernel.swapaxes(2, 3) for name, kernel in mlp.items()}
+    return _llama_params(weights, config, {**mlp, "router": _transposed(stack("gate.weight"))})
 
 
 def torch_encoder_params(weights: Weights, embedding: np.ndarray, config: ModelConfig) -> Params:

@@ -10,6 +10,7 @@ from model.config import ModelConfig
 from model.presets import gpt2, gpt3, llama, vaswani2017
 from model.transformer import Transformer
 from tests.oracles import huggingface
+from train.objective import router_losses
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -129,6 +130,42 @@ def test_norms_of_queries_and_keys_as_in_qwen3():
     tokens = random_tokens()
     positions = consecutive(tokens)
     assert_equal(our_logits(config, params, tokens, positions), their_logits(theirs, tokens, positions))
+
+
+def test_mixture_of_experts_as_in_mixtral():
+    config = ModelConfig(
+        layers=2, width=32, heads=4, kv_heads=2, mlp_width=48, vocab_size=VOCABULARY, experts=4, experts_per_token=2
+    )
+    theirs = transformers.MixtralForCausalLM(
+        transformers.MixtralConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            sliding_window=None,
+            rms_norm_eps=1e-5,
+            rope_parameters={"rope_theta": 10_000.0, "rope_type": "default"},
+        )
+    )
+    params = huggingface.mixtral_params(huggingface.randomize(theirs, seed=0), config)
+    tokens = random_tokens()
+    positions = consecutive(tokens)
+    assert_equal(our_logits(config, params, tokens, positions), their_logits(theirs, tokens, positions))
+
+
+def test_load_balancing_loss_as_in_mixtral():
+    """Theirs counts all k choices of a token, ours shares of them; theirs pools the layers, so one layer here."""
+    from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+
+    rng = np.random.default_rng(0)
+    logits, weights = rng.normal(size=(1, 3, 7, 4)).astype(np.float32), rng.integers(0, 2, (3, 7)).astype(np.float32)
+    theirs = load_balancing_loss_func((torch.tensor(logits.reshape(-1, 4)),), 4, 2, torch.tensor(weights))
+    ours = router_losses(jax.numpy.asarray(logits), jax.numpy.asarray(weights), 2)["balance_loss"]
+    assert float(ours) == pytest.approx(float(theirs) / 2, rel=1e-5)
 
 
 def test_vaswani2017_as_torch_encoder_layers_that_do_not_look_ahead():
