@@ -18,6 +18,7 @@ from train.optimizer import make_optimizer
 from train.step import TrainState, batch_sharding, init_state, place, train_step
 
 CONFIG: ModelConfig = replace(small(depth=2, context_length=16), width=32, mlp_width=64, vocab_size=40)
+MIXTURE: ModelConfig = replace(CONFIG, experts=4, scan=True)
 TRAIN = TrainConfig(steps=20, batch_size=8, warmup_steps=2, learning_rate=3e-3)
 
 
