@@ -62,6 +62,7 @@ def test_training_lowers_the_loss_of_what_it_sees():
     _, metrics, _ = run_steps([BATCHES[0]] * 20)
     assert metrics[0]["loss"] == pytest.approx(np.log(CONFIG.vocab_size), rel=0.02)
     assert metrics[-1]["loss"] < 0.85 * metrics[0]["loss"]
+    assert metrics[0].keys() == {"loss", "grad_norm", "skipped", "skipped_in_a_row"}
 
 
 def test_muon_trains_too():
