@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from model.attention import init_cache
-from model.config import MeshConfig, ModelConfig
+from model.config import MeshConfig, ModelConfig, ShardingRules
 from model.decode import decode_step, prefill
 from model.layers import FeedForward, wide
 from model.moe import ROUTER_LOGITS, MixtureOfExperts, mix, route
-from model.sharding import ShardingRules, make_mesh
+from model.sharding import make_mesh
 from model.transformer import count_parameters
 from tests.model.families import CONTEXT, FAMILIES, full_pass, model_and_parameters, random_parameters, random_tokens
 

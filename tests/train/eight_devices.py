@@ -31,6 +31,7 @@ CONFIG: ModelConfig = replace(
     llama(layers=2, width=32, heads=8, kv_heads=4, mlp_width=48), vocab_size=40, context_length=16
 )
 LOOPED = replace(CONFIG, scan=True, remat="full")
+MIXTURE = replace(CONFIG, experts=4)
 # Adam divides by the gradient's size: of a gradient that is all rounding it would make a whole step.
 TRAIN = replace(tiny.TRAIN, epsilon=1e-5)
 IN_PARTS = replace(TRAIN, accumulation=2)
@@ -43,6 +44,9 @@ MESHES: dict[str, tuple[str, MeshConfig, ModelConfig, TrainConfig]] = {
     "fsdp, context": ("fsdp+context+tensor", MeshConfig(fsdp=4, context=2), LOOPED, TRAIN),
     "context, tensor": ("fsdp+tensor", MeshConfig(context=4, tensor=2), CONFIG, TRAIN),
     "expert, context, tensor": ("fsdp+tensor", MeshConfig(expert=2, context=2, tensor=2), CONFIG, IN_PARTS),
+    "fsdp, expert": ("fsdp+tensor", MeshConfig(fsdp=2, expert=4), replace(LOOPED, experts=4), TRAIN),
+    "data, expert, tensor": ("fsdp+tensor", MeshConfig(data=2, expert=2, tensor=2), MIXTURE, TRAIN),
+    "fsdp, expert, context": ("fsdp+context+tensor", MeshConfig(fsdp=2, expert=2, context=2), MIXTURE, TRAIN),
 }
 
 
@@ -85,11 +89,16 @@ def answers(mesh: Mesh, rules: ShardingRules, params: Any) -> tuple[Any, list[in
         rollout = generate(
             model, params, key, prompts, lengths, np.ones(4, np.float32), max_tokens=6, stop=tuple(range(9))
         )
-        single = [token for token, _ in stream(model, params, [3, 4, 5], SamplingConfig(), key, 5)]
+        single = one_answer(model, params)
         _, cache = prefill(
             model, params, jnp.asarray(prompts), jnp.asarray(lengths), init_cache(CONFIG, 4, 8, jnp.float32)
         )
     return jax.device_get(rollout), single, list(cache.keys.sharding.shard_shape(cache.keys.shape))
+
+
+def one_answer(model: Transformer, params: Any) -> list[int]:
+    """Tokens drawn after one prompt: rows and tokens that no mesh divides."""
+    return [token for token, _ in stream(model, params, [3, 4, 5], SamplingConfig(), jax.random.key(1), 5)]
 
 
 def main() -> None:
@@ -98,11 +107,14 @@ def main() -> None:
     jax.config.update("jax_disable_most_optimizations", True)
     one = make_mesh(MeshConfig(), jax.devices()[:1])
     state, expected = two_steps(one, ShardingRules(), CONFIG, TRAIN)
+    mixture, expected_of_mixture = two_steps(one, ShardingRules(), MIXTURE, TRAIN)
     (rollout, single, _), found = answers(one, ShardingRules(), state.params), {}
+    routed = one_answer(Transformer(MIXTURE), mixture.params)
     for name, (rules, config, model, train) in MESHES.items():
         state, seen = two_steps(make_mesh(config), RULES[rules], model, train)
+        answer = expected if model.experts is None else expected_of_mixture
         found[name] = {
-            "differences": [worst(a, b) for a, b in zip(expected, seen, strict=True)],
+            "differences": [worst(a, b) for a, b in zip(answer, seen, strict=True)],
             "pieces": pieces(state),
         }
         if name == "data, fsdp, tensor":
@@ -113,6 +125,9 @@ def main() -> None:
                 "log_probs": worst(rollout.log_probs, there.log_probs),
                 "cache": cache,
             }
+        if name == "data, expert, tensor":
+            with jax.set_mesh(make_mesh(config)):
+                found["routed"] = one_answer(Transformer(model, RULES[rules]), state.params) == routed
     print(json.dumps(found))
 
 

@@ -14,14 +14,17 @@ from train.config import TrainConfig
 from train.loop import check_batch_divides
 
 # Into how many pieces matrices and norm scales are cut, by hand: matrices by all that splits parameters or heads, norms
-# by what splits the width. What is not listed is whole on purpose.
+# by what splits the width. What is not listed is whole on purpose. The last three have experts, cut further by their axis.
 PIECES = {
-    "fsdp": (8, 8),
-    "data, tensor": (2, 1),
-    "data, fsdp, tensor": (4, 2),
-    "fsdp, context": (8, 8),
-    "context, tensor": (2, 1),
-    "expert, context, tensor": (2, 1),
+    "fsdp": ([8], 8),
+    "data, tensor": ([2], 1),
+    "data, fsdp, tensor": ([4], 2),
+    "fsdp, context": ([8], 8),
+    "context, tensor": ([2], 1),
+    "expert, context, tensor": ([2], 1),
+    "fsdp, expert": ([2, 8], 2),
+    "data, expert, tensor": ([1, 2, 4], 1),  # the router reads the width, which only fsdp splits
+    "fsdp, expert, context": ([4, 8], 4),
 }
 
 
@@ -42,7 +45,7 @@ def test_loss_gradients_and_updates_equal_one_device(found, name):
 @pytest.mark.parametrize("name", MESHES)
 def test_no_parameter_or_moment_is_whole_that_the_rules_split(found, name):
     matrices, norms = PIECES[name]
-    assert found[name]["pieces"] == {"matrices": [matrices], "norms": [norms]}
+    assert found[name]["pieces"] == {"matrices": matrices, "norms": [norms]}
 
 
 def test_the_same_answers_are_drawn_on_a_mesh(found):
@@ -50,6 +53,10 @@ def test_the_same_answers_are_drawn_on_a_mesh(found):
     assert there["same"]
     assert there["log_probs"] < 1e-5
     assert min(there["lengths"]) < 6  # an answer that stopped early was among them
+
+
+def test_one_prompt_is_answered_by_experts_on_a_mesh(found):
+    assert found["routed"]
 
 
 def test_the_cache_is_split_by_rows_and_heads(found):
