@@ -14,7 +14,7 @@ from train.config import TrainConfig
 from train.loop import check_batch_divides
 
 # Into how many pieces matrices and norm scales are cut, by hand: matrices by all that splits parameters or heads, norms
-# by what splits the width. What is not listed is whole on purpose. The last three have experts, cut further by their axis.
+# by what splits the width. What is not listed is whole on purpose. The last three have experts, cut by their axis too.
 PIECES = {
     "fsdp": ([8], 8),
     "data, tensor": ([2], 1),
