@@ -153,7 +153,7 @@ def memory(layout: Layout) -> dict[str, float]:
     vocabulary = config.vocabulary / (tensor if config.vocabulary % tensor == 0 else 1)
     logits = 3 * STORED * tokens * min(vocabulary, train.vocab_chunk or vocabulary)
     weights = 3 * COMPUTE * _layer_share(config) * gathered / config.layers
-    working = max(weights + _scores(layout) * SCORE_BYTES + COMPUTE * tokens * 2 * _hidden(config) / tensor, logits)
+    working = max(weights + _scores(layout) * SCORE_BYTES + COMPUTE * 2 * _feed_forward(layout), logits)
     temporaries = gradients + COMPUTE * tokens * _kept_for_backward(layout) * config.layers + working
     total = arguments + temporaries
     available = layout.topology.chip.hbm_bytes
@@ -176,9 +176,23 @@ def _scores(layout: Layout) -> float:
     return layout.rows * heads * layout.length * layout.experiment.data.sequence_length
 
 
+def _met(config: ModelConfig) -> int:
+    """Feed-forward networks of a layer that a token meets."""
+    return 1 if config.experts is None else config.experts_per_token
+
+
 def _hidden(config: ModelConfig) -> int:
-    """Numbers of a token in a feed-forward layer: up, and gate where there is one."""
-    return config.hidden_width * (2 if config.activation == "swiglu" else 1)
+    """Numbers of a token in a feed-forward layer: up, and gate where there is one, of each network it meets."""
+    return config.hidden_width * (2 if config.activation == "swiglu" else 1) * _met(config)
+
+
+def _feed_forward(layout: Layout) -> float:
+    """Numbers that a feed-forward layer holds at once; a mixture has room for all tokens that it gathers, sorted."""
+    config, tokens = layout.experiment.model, layout.rows * layout.length
+    hidden = _hidden(config) / layout.mesh["tensor"]
+    if config.experts is None:
+        return tokens * hidden
+    return tokens * layout.mesh["expert"] * (hidden + 2 * config.experts_per_token * config.width)
 
 
 def _kept_for_backward(layout: Layout) -> float:
@@ -204,7 +218,7 @@ def flops(layout: Layout) -> dict[str, float]:
     head = config.width * config.vocabulary
     scores = 4 * config.width * length * config.layers
     layers = 2 * (matmul_parameters(config) - head) + scores
-    down = 2 * config.layers * config.width * config.hidden_width if config.norm_position == "pre" else 0
+    down = 2 * config.layers * config.width * config.hidden_width * _met(config) if config.norm_position == "pre" else 0
     again = {"none": 0.0, "dots": scores, "full": layers - down}[config.remat]
     chunked = train.vocab_chunk is not None and train.vocab_chunk < config.vocabulary
     executed = 3 * layers + again + 2 * head * (4 if chunked else 3)

@@ -244,3 +244,16 @@ def test_bad_input_ends_in_one_message_and_code_2(arguments, told, call):
     assert code == 2
     assert "Traceback" not in err
     assert told in re.sub(r"[\s│]+", " ", err + out)
+
+
+def test_a_mixture_whose_tokens_meet_all_experts_does_what_a_layer_as_wide_does():
+    """Two experts of two, and one network twice as wide: the same products, but for the router's."""
+    mixture = replace(SMALL.model, experts=2, experts_per_token=2, remat="full")
+    dense = replace(SMALL.model, mlp_width=2 * 96, remat="full")
+    one, other = (
+        lay_out(replace(SMALL, model=model), find_topology("v5e:2x2"), {"fsdp": 4}) for model in (mixture, dense)
+    )
+    router = 2 * 3 * 32 * 2 * one.tokens_per_step  # forward; backward costs twice that, and remat does it again
+    assert flops(one)["executed"] - flops(other)["executed"] == pytest.approx(4 * router)
+    apart = lay_out(replace(SMALL, model=mixture), find_topology("v5e:2x2"), {"expert": 2, "fsdp": 2})
+    assert collective_bytes(apart)["expert"] > 0 == collective_bytes(one)["expert"]
