@@ -73,12 +73,12 @@ def collective_bytes(text: str, mesh: Mapping[str, int]) -> dict[str, float]:
 
 
 def ring_bytes(kind: str, payload: float, axes: Sequence[str], sizes: Sequence[int]) -> Iterator[tuple[str, float]]:
-    """(axis, bytes that a device sends along it) of one collective over these axes, the last one first."""
+    """(axis, bytes that a device sends along it) of one collective over these axes."""
     if kind == "collective-permute":  # which of its axes a device's bytes take is the network's business
         yield from ((axis, payload / len(axes)) for axis in axes)
         return
     times = 2 if kind == "all-reduce" else 1
-    for axis, size in zip(reversed(axes), reversed(sizes), strict=True):
+    for axis, size in sorted(zip(reversed(axes), reversed(sizes), strict=True), key=lambda pair: pair[0] != "fsdp"):
         yield axis, times * payload * (size - 1) / size
         payload /= 1 if kind == "all-to-all" else size
 
@@ -97,15 +97,14 @@ def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
     @cache
     def inside(name: str) -> tuple[Collective, ...]:
         found: list[Collective] = []
-        for instruction in computations[name].values():
+        within = computations[name]
+        for instruction in within.values():
             if match := _COLLECTIVE.search(instruction):
                 found += _collective(instruction, match, mesh, scattered=name.startswith("all-reduce-scatter"))
             elif not _LATER.search(instruction):
                 called = (part for names in _CALLED.findall(instruction) for part in re.findall(r"[\w.-]+", names))
                 parts = [part for callee in called for part in inside(callee)]
-                turns = (
-                    _turns(instruction, computations[name], computations) if parts and " while(" in instruction else 1
-                )
+                turns = _turns(instruction, within, computations) if parts and " while(" in instruction else 1
                 found += [replace(part, runs=part.runs * turns) for part in parts]
         # The TPU's compiler cuts a collective that overlaps with products into pieces, each of which names it whole.
         return tuple({part.piece or -place: part for place, part in enumerate(found)}.values())
