@@ -72,7 +72,8 @@ class Transformer(nn.Module):
     def setup(self) -> None:
         c = self.config
         shape, axes = (c.vocabulary, c.width), ("vocab", "embed")
-        self.embedding = parameter(self, "embedding", shape, axes, weight_init(c), self.dtype)
+        embedding = parameter(self, "embedding", shape, axes, weight_init(c), self.dtype)
+        self.embedding = constrain(embedding, self.rules, "vocab", None)
         if c.positions == "learned":
             self.position_embedding = parameter(
                 self, "position_embedding", (c.context_length, c.width), (None, "embed"), weight_init(c), self.dtype
@@ -127,8 +128,7 @@ class Transformer(nn.Module):
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         if segments is None:
             segments = jnp.zeros_like(tokens)
-        table = constrain(self.embedding, self.rules, "vocab", None)
-        x = constrain(table[tokens], self.rules, "batch", "sequence", None)
+        x = constrain(self.embedding[tokens], self.rules, "batch", "sequence", None)
         if c.positions == "sinusoidal":
             # Vaswani et al. 2017, section 3.4: the embedding is scaled up to the size of the sinusoids.
             x = x * c.width**0.5 + sinusoids(positions, c.width).astype(self.dtype)
