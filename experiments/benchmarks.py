@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from experiments.config import Experiment
 from experiments.peers import PpoShape, TrlPpo
@@ -70,11 +71,24 @@ def measured_memory_read(size: int = 1 << 28, repeats: int = 5) -> float:
     return size / statistics.median(seconds_of(lambda: total(x).block_until_ready(), repeats))
 
 
-def bench_train(experiment: Experiment, vocab_size: int, repeats: int) -> dict[str, Any]:
-    """Training steps of an experiment's shape on random tokens, against the machine's matrix product."""
-    config = replace(experiment.model, vocab_size=experiment.model.vocab_size or vocab_size)
-    train, length = experiment.train, experiment.data.sequence_length
-    mesh, rules = make_mesh(experiment.mesh), experiment.sharding
+class Step(NamedTuple):
+    """A training step ready to be measured."""
+
+    model: Transformer
+    compiled: Any
+    compile_seconds: float
+    run: Callable[[], None]
+    """Take one and wait for its loss."""
+
+
+def training_step(experiment: Experiment, mesh: Mesh) -> Step:
+    """The compiled training step of an experiment, whose vocabulary is known, on a batch of random tokens.
+
+    Raises:
+        UserError: the batch cannot be split over the mesh, or the state does not fit.
+    """
+    config, train, rules = experiment.model, experiment.train, experiment.sharding
+    length = experiment.data.sequence_length
     check_batch_divides(train, length, mesh, rules)
     model, optimizer = Transformer(config, rules, compute_dtype(train.precision)), make_optimizer(train)
     shape = (train.batch_size, length)
@@ -89,15 +103,23 @@ def bench_train(experiment: Experiment, vocab_size: int, repeats: int) -> dict[s
         compiled = compile_step(model, optimizer, train, state, batch)
         compile_seconds = time.perf_counter() - start
 
-        def work() -> None:
-            nonlocal state
-            state, metrics = compiled(state, batch)
-            metrics["loss"].block_until_ready()
+    def run() -> None:
+        nonlocal state
+        state, metrics = compiled(state, batch)
+        metrics["loss"].block_until_ready()
 
-        before = measured_matmul_flops(model.dtype)
-        times = seconds_of(work, repeats, warmup=2)
-        after = measured_matmul_flops(model.dtype)
-    rate = Spread.of([tokens.size / seconds for seconds in times])
+    return Step(model, compiled, compile_seconds, run)
+
+
+def bench_train(experiment: Experiment, vocab_size: int, repeats: int) -> dict[str, Any]:
+    """Training steps of an experiment's shape on random tokens, against the machine's matrix product."""
+    config = replace(experiment.model, vocab_size=experiment.model.vocab_size or vocab_size)
+    train, length = experiment.train, experiment.data.sequence_length
+    step = training_step(replace(experiment, model=config), make_mesh(experiment.mesh))
+    before = measured_matmul_flops(step.model.dtype)
+    times = seconds_of(step.run, repeats, warmup=2)
+    after = measured_matmul_flops(step.model.dtype)
+    rate = Spread.of([train.batch_size * length / seconds for seconds in times])
     flops, ceiling = train_flops_per_token(config, length), (before + after) / 2
     return {
         "batch": train.batch_size,
@@ -109,7 +131,7 @@ def bench_train(experiment: Experiment, vocab_size: int, repeats: int) -> dict[s
         "flops_per_token": flops,
         "matmul_flops": ceiling,
         "matmul_share": rate.median * flops / ceiling,
-        "compile_seconds": compile_seconds,
+        "compile_seconds": step.compile_seconds,
     }
 
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "cost": "what training a model comes to: operations, years, dollars, energy",
     "plan": "what a training step takes on chips that are not there: memory, time, dollars",
     "overoptimisation": "where optimizing against a reward model stops helping",
+    "scale": "how training goes with more devices",
     "bench": "measure training, decoding, PPO and start-up on this machine",
 }
 

@@ -104,6 +104,12 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
+def vocabulary_guess(experiment: Experiment) -> int:
+    """Rows of the embedding; where only a trained tokenizer would know, its limit, or some hundred characters."""
+    tokenizer = experiment.tokenizer
+    return experiment.model.vocab_size or (tokenizer.vocab_size if tokenizer.kind == "bpe" else 352)
+
+
 def parameter_count(experiment: Experiment) -> int | None:
     """Parameters of the model, from shapes alone; None while the vocabulary is not known."""
     config = experiment.model

@@ -97,6 +97,36 @@ def curves_of_two(curves: Sequence[tuple[str, Sequence[tuple[float, float]]]], l
     _save(figure, target)
 
 
+def device_scaling(found: Mapping[str, Any], target: Path) -> None:
+    """Bytes that a device sends in a step, compiled and at least, by devices; its speed too where time means anything.
+
+    Args:
+        found: as `experiments.device_scaling.findings` tells it.
+    """
+    panels = ["bytes"] if found["simulated"] else ["bytes", "efficiency"]
+    figure, all_axes = plt.subplots(1, len(panels), figsize=(3.5 + 3.5 * len(panels), 3.6), layout="constrained")
+    for panel, axes in zip(panels, all_axes if len(panels) > 1 else [all_axes], strict=True):
+        _tidy(axes, "devices", "MB that a device sends in a step" if panel == "bytes" else "efficiency")
+        for mode, color in (("strong", BLUE), ("weak", ORANGE)):
+            rows = [row for row in found["rows"] if row["mode"] == mode]
+            devices = [row["devices"] for row in rows]
+            if panel == "bytes":
+                sent, least = (
+                    [sum(row[key].values()) / 1e6 for row in rows] for key in ("collective_bytes", "least_bytes")
+                )
+                axes.plot(devices, sent, color=color, marker="o", markersize=4, label=mode)
+                axes.plot(devices, least, color=color, linewidth=1, linestyle=":", label=f"{mode}, at least")
+            else:
+                axes.plot(
+                    devices, [row["efficiency"] for row in rows], color=color, marker="o", markersize=4, label=mode
+                )
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(devices, map(str, devices))
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False)
+    _save(figure, target)
+
+
 def expectation_bars(table: Mapping[str, Any], target: Path) -> None:
     """The likeliest next tokens as horizontal bars, likeliest on top; the truth, where known, as a mark on each."""
     figure, axes = _axes("probability", "")
@@ -122,12 +152,16 @@ def _literal(text: str) -> str:
 
 def _axes(x: str, y: str) -> Any:
     figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    _tidy(axes, x, y)
+    return figure, axes
+
+
+def _tidy(axes: Any, x: str, y: str) -> None:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
 def _save(figure: Any, target: Path) -> None:

@@ -91,13 +91,8 @@ def main(argv: Sequence[str]) -> None:
         print(json.dumps(found))
 
 
-def _vocabulary(experiment: Any) -> int:
-    """Rows of the embedding where only a trained tokenizer would know: its limit, or some hundred characters."""
-    return experiment.tokenizer.vocab_size if experiment.tokenizer.kind == "bpe" else 350
-
-
 def _train(arguments: Train) -> dict[str, Any]:
-    from experiments.config import find_experiment
+    from experiments.config import find_experiment, vocabulary_guess
     from experiments.machine import prepare_jax
 
     shapes = [find_experiment(name) for name in arguments.names]
@@ -106,7 +101,7 @@ def _train(arguments: Train) -> dict[str, Any]:
 
     found = []
     for name, experiment in shapes:
-        row = {"name": name, **bench_train(experiment, _vocabulary(experiment), arguments.repeats)}
+        row = {"name": name, **bench_train(experiment, vocabulary_guess(experiment), arguments.repeats)}
         found.append(row)
         if not arguments.json:
             print(
@@ -119,7 +114,7 @@ def _train(arguments: Train) -> dict[str, Any]:
 
 
 def _decode(arguments: Decode) -> dict[str, Any]:
-    from experiments.config import find_experiment
+    from experiments.config import find_experiment, vocabulary_guess
     from experiments.machine import prepare_jax
 
     if min(arguments.batches, default=0) < 1:
@@ -130,7 +125,7 @@ def _decode(arguments: Decode) -> dict[str, Any]:
 
     found = []
     for batch in arguments.batches:
-        row = bench_decode(experiment, _vocabulary(experiment), batch, arguments.repeats)
+        row = bench_decode(experiment, vocabulary_guess(experiment), batch, arguments.repeats)
         found.append(row)
         if not arguments.json:
             print(
