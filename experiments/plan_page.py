@@ -32,7 +32,7 @@ PLANS: dict[str, tuple[str, str, int | None]] = {
     "llama3.1-8b": ("v5p:4x4x8", "fsdp=128", None),
     "llama3.1-70b": ("v5p:8x8x16", "fsdp=256,tensor=4", None),
     "llama3.1-405b": ("v5p:16x16x8", "fsdp=256,tensor=8", None),
-    "gpt4-estimate": ("v5p:16x16x16", "fsdp=64,expert=16,tensor=4", None),
+    "gpt4-estimate": ("v5p:16x16x16", "fsdp=128,expert=4,tensor=8", None),
 }
 
 # AI-Hypercomputer's MaxText, docs/reference/models/tiering.md: measured on real chips, in bfloat16.
