@@ -107,7 +107,7 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 def vocabulary_guess(experiment: Experiment) -> int:
     """Rows of the embedding; where only a trained tokenizer would know, its limit, or some hundred characters."""
     tokenizer = experiment.tokenizer
-    return experiment.model.vocab_size or (tokenizer.vocab_size if tokenizer.kind == "bpe" else 352)
+    return experiment.model.vocab_size or (tokenizer.vocab_size if tokenizer.kind == "bpe" else 350)
 
 
 def parameter_count(experiment: Experiment) -> int | None:

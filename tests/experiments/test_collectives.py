@@ -56,7 +56,7 @@ def test_axes_one_after_the_other_send_what_one_ring_does(kind):
 
 
 # As the TPU's compiler writes: a loop that does not tell its turns (4 by steps of 2), a sum that is scattered, a
-# permutation that starts and ends, another computation that runs beside this one.
+# permutation that starts and ends, and beside the program a gather in two pieces.
 TPU = """HloModule step, is_scheduled=true
 
 %add (x: f32[], y: f32[]) -> f32[] {
@@ -73,7 +73,8 @@ TPU = """HloModule step, is_scheduled=true
 
 %beside (given: f32[4]) -> f32[8] {
   %given = f32[4]{0} parameter(0)
-  ROOT %all-gather.3 = f32[8]{0} all-gather(%given), replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}
+  %begins = f32[8]{0} all-gather(%given), channel_id=3, replica_groups=[4,2]<=[2,4]T(1,0), chain_id=1
+  ROOT %ends = f32[8]{0} all-gather(%given), channel_id=3, replica_groups=[4,2]<=[2,4]T(1,0), chain_id=1
 }
 
 %body (carried: (bf16[16], u32[], bf16[64,8])) -> (bf16[16], u32[], bf16[64,8]) {
