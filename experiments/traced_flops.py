@@ -25,7 +25,7 @@ def traced_flops(jaxpr: Any, trips: bool = True) -> float:
             total += _product(equation, contracted) / (equation.invars[2].aval.shape[-1] if shared else 1)
         times = parameters["length"] if name == "scan" and trips else 1
         if name == "shard_map":  # the shapes inside are one device's
-            times *= math.prod(parameters["mesh"].shape[axis] for axis in parameters["manual_axes"])
+            times *= math.prod(parameters["mesh"].shape[axis] for axis in parameters["newly_manual_axes"])
         total += times * sum(traced_flops(inner, trips) for inner in _inside(parameters.values()))
     return total
 

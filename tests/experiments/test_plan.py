@@ -257,3 +257,15 @@ def test_a_mixture_whose_tokens_meet_all_experts_does_what_a_layer_as_wide_does(
     assert flops(one)["executed"] - flops(other)["executed"] == pytest.approx(4 * router)
     apart = lay_out(replace(SMALL, model=mixture), find_topology("v5e:2x2"), {"expert": 2, "fsdp": 2})
     assert collective_bytes(apart)["expert"] > 0 == collective_bytes(one)["expert"]
+
+
+def test_products_inside_a_shard_map_count_for_all_devices():
+    mesh = jax.make_mesh((2,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    rows = jax.sharding.PartitionSpec("fsdp")
+
+    def product(x, y):
+        return jax.shard_map(jnp.matmul, in_specs=(rows, jax.sharding.PartitionSpec()), out_specs=rows)(x, y)
+
+    with jax.set_mesh(mesh):
+        traced = jax.jit(product).trace(jnp.ones((4, 3)), jnp.ones((3, 5)))
+    assert traced_flops(traced.jaxpr) == 2 * 4 * 3 * 5
