@@ -4,6 +4,8 @@
               (Rajbhandari et al. 2020, section 7.2.2)
     data      what is left of the gradients there, summed on all
     context   keys and values gathered, their gradients scattered as they are summed; gradients of parameters as data
+    expert    of a mixture, tokens gathered and results scattered as they are summed, and backward the other way round;
+              gradients of what is not the experts' as data
     tensor    activations gathered before attention and feed-forward and scattered as they are summed after, in both
               directions; so too at the two ends of the model, and three numbers a token for the logits' normalizer
               (Korthikanti et al. 2022, section 4.2.2)
@@ -12,7 +14,6 @@ Numbers that do not grow with the model (norms of gradients, the loss) are left 
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import flax.linen as nn
@@ -38,7 +39,7 @@ def least_bytes(
     """Bytes that each device must send along each mesh axis in one training step, by rings.
 
     Args:
-        config: a dense model.
+        config: the model; a mixture's experts are split along the axis of that name.
         mesh: sizes of the mesh's axes, as `Mesh.shape` has them.
         rows: of the whole batch.
         length: tokens of a row.
@@ -49,21 +50,21 @@ def least_bytes(
             bytes, and then takes a part; and what several products hand back to one input it sums one by one.
     """
     scatter = "reduce-scatter" if scatters else "all-reduce"
-    sent: Counter[str] = Counter()
+    sent = dict.fromkeys(mesh, 0.0)
 
     def send(times: float, kind: str, payload: float, *axes: str) -> None:
         used = [axis for axis in mesh if axis in axes and mesh[axis] > 1]
         for axis, size in ring_bytes(kind, payload, used, [mesh[axis] for axis in used]):
-            sent[axis] += times * size  # type: ignore[assignment]  # a counter of bytes, which need not be whole
+            sent[axis] += times * size
 
     for keys, shard, split, gathered in _parameters(config, mesh, rules or ShardingRules()):
-        norm = any("norm" in key for key in keys)
-        payload = shard * (max(itemsize, 4) if norm else itemsize)
+        norm, router = any("norm" in key for key in keys), keys[-1] == "router"
+        payload = shard * (max(itemsize, 4) if norm or router else itemsize)
         whole = payload * math.prod(mesh[axis] for axis in gathered)
         # What the layers gather is dropped until backward; the ends of the model go straight from one to the other.
         send(accumulation * (2 if "layers" in keys else 1), "all-gather", whole, *gathered)
         twice = keys == ("embedding",) and config.tied_head and not scatters
-        send(accumulation * (1 + twice), scatter, whole, *gathered)
+        send(accumulation * (1 + twice), "reduce-scatter" if "expert" in split else scatter, whole, *gathered)
         # All but the tensor axis have tokens of their own, and there too norms, between which sequences are split.
         send(accumulation, "all-reduce", payload, *({*mesh} - split - (set() if norm else {"tensor"})))
 
@@ -76,10 +77,16 @@ def least_bytes(
     send(sums, scatter, activations, "tensor")
     send(3, "all-reduce", tokens * 4, "tensor")
 
+    if config.experts is not None:
+        together, routed = mesh["expert"], config.experts_per_token * 8  # whom a token meets and how much, 4 bytes each
+        send(2 * config.layers + regathers, "all-gather", together * activations, "expert")
+        send(config.layers + regathers, "all-gather", together * tokens * routed, "expert")
+        send(2 * config.layers, "reduce-scatter", together * activations, "expert")
+
     cached = 2 * config.key_value_heads * config.head_dim * itemsize / mesh["tensor"]  # keys and values of a token
     send(config.layers + regathers, "all-gather", tokens * mesh["context"] * cached, "context")
     send(config.layers, scatter, tokens * mesh["context"] * cached, "context")
-    return {axis: float(sent[axis]) for axis in mesh if sent[axis]}
+    return {axis: size for axis, size in sent.items() if size}
 
 
 def _parameters(

@@ -66,5 +66,6 @@ steps = {
     "fsdp=8": step({"data": 1, "fsdp": 8}, **gpt2),
     "fsdp=2 tensor=4": step({"data": 1, "fsdp": 2, "tensor": 4}, **full),
     "fsdp=2 context=2 tensor=2": step({"data": 1, "fsdp": 2, "context": 2, "tensor": 2}, scan=True, kv_heads=4),
+    "fsdp=2 expert=4": step({"data": 1, "fsdp": 2, "expert": 4}, experts=4, **full),
 }
 print(json.dumps({"by_hand": by_hand(), "steps": steps}))

@@ -156,7 +156,10 @@ def test_collectives_in_loops_by_hand(eight):
     }
 
 
-@pytest.mark.parametrize("mesh", ["data=8", "data=2 fsdp=4", "fsdp=8", "fsdp=2 tensor=4", "fsdp=2 context=2 tensor=2"])
+@pytest.mark.parametrize(
+    "mesh",
+    ["data=8", "data=2 fsdp=4", "fsdp=8", "fsdp=2 tensor=4", "fsdp=2 context=2 tensor=2", "fsdp=2 expert=4"],
+)
 def test_a_training_step_sends_what_it_must_and_no_more(eight, mesh):
     sent, least = eight["steps"][mesh]
     assert set(sent) == set(least) == {axis.split("=")[0] for axis in mesh.split()}
