@@ -58,6 +58,8 @@ TAIL = """
   from a bound practice may be. They are from its docs/reference/models/tiering.md, which warns that some older ones
   count attention otherwise.
 - Attention here holds its scores in memory; kernels that do not (FlashAttention) need less memory and less traffic.
+- A mixture's sums take each row to meet its own experts only. libtpu 0.0.42 computes the gradient of the experts'
+  weights as if every row met all that a chip holds: compiled, gpt4-estimate's bound is 22.4%, with 35.8 GB a chip.
 - "compiler": bytes of memory and between chips are those of the program that the TPU compiler made of the real step;
   traffic between chip and memory is by sums. "sums": all is.
 - Days and dollars are for the published token budget at the bound, so at least that; prices are those of
