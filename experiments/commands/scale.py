@@ -75,7 +75,7 @@ def _devices(arguments: Devices) -> None:
     if arguments.json:
         print(json.dumps(found))
         return
-    lines = [HEADINGS, *(cells(row) for row in found["rows"])]
+    lines = [HEADINGS, *(cells(row, found["simulated"]) for row in found["rows"])]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))

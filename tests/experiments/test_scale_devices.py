@@ -38,7 +38,7 @@ def test_two_devices_do_the_work_of_one(tmp_path):
     page = tmp_path / "page"
     assert json.loads((page / "scaling.json").read_text()) == found
     assert (page / "pictures" / "scaling.png").stat().st_size > 5_000
-    assert "tokens/s and efficiency mean nothing" in (page / "report.md").read_text()
+    assert "in brackets, mean nothing" in (page / "report.md").read_text()
     assert "data:image/png" in (page / "report.html").read_text()
 
 
