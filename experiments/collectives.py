@@ -12,7 +12,7 @@ to send, and the sum is the same.
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -65,11 +65,17 @@ def collective_bytes(text: str, mesh: Mapping[str, int]) -> dict[str, float]:
     Raises:
         ValueError: as `collectives`.
     """
-    found: dict[str, float] = {}
-    for collective in collectives(text, mesh):
-        for axis, sent in collective.bytes_by_axis.items():
-            found[axis] = found.get(axis, 0.0) + sent
+    found = total_by_axis(collectives(text, mesh))
     return {axis: found[axis] for axis in mesh if axis in found}
+
+
+def total_by_axis(found: Iterable[Collective]) -> dict[str, float]:
+    """Bytes that each device sends along each mesh axis, of all these together."""
+    sent: dict[str, float] = {}
+    for collective in found:
+        for axis, size in collective.bytes_by_axis.items():
+            sent[axis] = sent.get(axis, 0.0) + size
+    return sent
 
 
 def ring_bytes(kind: str, payload: float, axes: Sequence[str], sizes: Sequence[int]) -> Iterator[tuple[str, float]]:

@@ -187,12 +187,12 @@ def _compile(experiment: Any, topology: str, doing: Callable[[str], None]) -> di
 
 def _travelling(found: list[Any]) -> dict[str, Any]:
     """Bytes by mesh axis and runs by kind."""
-    sent: Counter[str] = Counter()
+    from experiments.collectives import total_by_axis
+
     runs: Counter[str] = Counter()
     for collective in found:
-        sent.update(collective.bytes_by_axis)
         runs[collective.kind] += collective.runs
-    return {"collective_bytes": dict(sent), "collectives": dict(runs)}
+    return {"collective_bytes": total_by_axis(found), "collectives": dict(runs)}
 
 
 if __name__ == "__main__":

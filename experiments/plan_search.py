@@ -76,7 +76,7 @@ def _cost(layout: Layout, rows: int) -> tuple[float, float]:
 
 def meshes(experiment: Experiment, chips: int) -> Iterator[dict[str, int]]:
     """Every way of sharing chips out among the axes, within what the batch and the model can use."""
-    experts = getattr(experiment.model, "experts", None) or 1
+    experts = experiment.model.experts or 1
     for tensor in _divisors(chips, MOST_TENSOR):
         for context in _divisors(chips // tensor, MOST_CONTEXT):
             for expert in _divisors(chips // tensor // context, experts):
