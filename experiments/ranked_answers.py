@@ -7,7 +7,7 @@ others wrote teach a reward model little about the mistakes of the model that is
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from experiments.alignment import draw_answers, repeat_each
@@ -29,10 +29,20 @@ RANKINGS = "rankings.jsonl"
 
 @dataclass(frozen=True)
 class Rankings:
-    """The choices of a run's own rankings, and the best that any reward model can do on those held out."""
+    """The choices of a run's own rankings, by the answers of `count` prompts drawn from `seed`."""
 
     choices: Preferences
-    ceiling: float
+    count: int
+    seed: int
+
+    def ceiling(self) -> float:
+        """The best accuracy that any reward model can have on the choices held out."""
+        known = {prompt_text(*asked): asked for asked in _asked(self.count, self.seed)}
+        pairs = []
+        for group in self.choices.validation:
+            judged = [check(*known[group.prompt[0].content], answer) for answer in group.answers]
+            pairs += [(judged[pair.winner], judged[pair.loser]) for pair in group.pairs]
+        return ceiling(pairs)
 
 
 def rank_answers(spec: str, trained: Trained, run: RunDirectory, answers: int, room: int, fraction: float) -> Rankings:
@@ -57,16 +67,7 @@ def rank_answers(spec: str, trained: Trained, run: RunDirectory, answers: int, r
         lines = (json.dumps(record, ensure_ascii=False) for record in _rank(trained, count, seed, answers, room))
         write_atomically(path, "\n".join(lines) + "\n")
     choices = open_preferences(f"jsonl:{path}", fraction)
-    known = {prompt_text(*asked): asked for asked in _asked(count, seed)}
-    verdicts = (
-        [check(*known[group.prompt[0].content], answer) for answer in group.answers] for group in choices.validation
-    )
-    pairs = [
-        (judged[pair.winner], judged[pair.loser])
-        for judged, group in zip(verdicts, choices.validation, strict=True)
-        for pair in group.pairs
-    ]
-    return Rankings(Preferences(spec, choices.key, choices.train, choices.validation), ceiling(pairs))
+    return Rankings(replace(choices, spec=spec), count, seed)
 
 
 def _asked(count: int, seed: int) -> list[tuple[Passage, Question]]:

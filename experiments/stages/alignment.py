@@ -83,7 +83,7 @@ def reward(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict
     found = evaluate_reward(trainer, state.params, held_out)
     result = {"stage": "reward", "steps": config.steps, "seconds": round(seconds, 3), **found._asdict()}
     if ceiling is not None:
-        result["ceiling"] = ceiling
+        result["ceiling"] = ceiling()
     stage.complete(result)
     return result
 
@@ -183,8 +183,10 @@ def dpo(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[st
     return result
 
 
-def _open_choices(experiment: Experiment, run: RunDirectory, before: Trained) -> tuple[Preferences, float | None]:
-    """What people chose, from wherever it is kept; and the best accuracy possible on it, where that is known."""
+def _open_choices(
+    experiment: Experiment, run: RunDirectory, before: Trained
+) -> tuple[Preferences, Callable[[], float] | None]:
+    """What people chose, from wherever it is kept; and what tells the best accuracy possible on it, where known."""
     config = experiment.reward
     kind, fraction = config.source.partition(":")[0], config.validation_fraction
     if kind == KIND:
@@ -193,7 +195,7 @@ def _open_choices(experiment: Experiment, run: RunDirectory, before: Trained) ->
     if kind == "store":
         return open_stored_preferences(config.source, fraction), None
     choices = open_preferences(config.source, fraction)
-    return choices, world_ceiling() if kind == "narration_preferences" else None
+    return choices, world_ceiling if kind == "narration_preferences" else None
 
 
 def _comparers(

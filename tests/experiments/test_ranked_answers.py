@@ -38,7 +38,7 @@ def test_answers_of_the_model_are_ranked_once_and_kept(run, monkeypatch):
         for group in found.choices.validation
         for choice in group.preferences()
     ]
-    assert found.ceiling == pytest.approx(ceiling(pairs))
+    assert found.ceiling() == pytest.approx(ceiling(pairs))
     monkeypatch.setattr("experiments.ranked_answers.draw_answers", pytest.fail)
     again = rank_answers(SPEC, trained, run, answers=3, room=6, fraction=0.5)
     assert (again.choices.key, again.choices.spec) == (found.choices.key, SPEC)
