@@ -15,6 +15,9 @@ Numbers that do not grow with the model (norms of gradients, the loss) are left 
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -89,14 +92,22 @@ def least_bytes(
     return {axis: size for axis, size in sent.items() if size}
 
 
+@cache
+def named_shapes(config: ModelConfig) -> tuple[Any, Any]:
+    """The logical axes of a model's parameters and their shapes, without making them."""
+    model = Transformer(replace(config, remat="none"))  # which traces faster
+    boxed = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    return logical_axes(boxed), nn.unbox(boxed)
+
+
 def _parameters(
     config: ModelConfig, mesh: Mapping[str, int], rules: ShardingRules
 ) -> Iterator[tuple[tuple[str, ...], float, set[str], tuple[str, ...]]]:
     """Of each array its path, how many numbers of it a device holds, the axes that split it, and those among them
     along which it is gathered for use."""
-    boxed = jax.eval_shape(Transformer(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
-    arrays = jax.tree_util.tree_leaves_with_path(nn.unbox(boxed)["params"])
-    names = jax.tree.leaves(logical_axes(boxed)["params"], is_leaf=lambda leaf: isinstance(leaf, tuple))
+    axes, shapes = named_shapes(config)
+    arrays = jax.tree_util.tree_leaves_with_path(shapes)
+    names = jax.tree.leaves(axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
     for (path, array), axes in zip(arrays, names, strict=True):
         split = {axis for entry in rules.split(axes) for axis in entry}
         gathered = rules.embed if "embed" in axes else ()

@@ -10,17 +10,15 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
 from experiments.config import Experiment
+from experiments.least_traffic import least_bytes, named_shapes
 from experiments.topologies import Topology
 from model.config import MESH_AXES, MeshConfig, ModelConfig, ShardingRules
 from model.errors import UserError
-from model.sharding import check_used, logical_axes, nearest_multiples, state_shardings
-from model.transformer import Transformer
+from model.sharding import check_used, nearest_multiples, state_shardings
 from train.flops import matmul_parameters, train_flops_per_token
 
 COMPUTE = 2
@@ -80,14 +78,8 @@ class Layout:
 
 
 @cache
-def _shapes(config: ModelConfig) -> tuple[Any, Any]:
-    boxed = jax.eval_shape(Transformer(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    return logical_axes(boxed), nn.unbox(boxed)
-
-
-@cache
 def _parameters(config: ModelConfig, mesh: MeshConfig, rules: ShardingRules) -> tuple[float, float]:
-    axes, shapes = _shapes(replace(config, remat="none"))
+    axes, shapes = named_shapes(config)
     abstract = AbstractMesh(tuple(getattr(mesh, axis) for axis in MESH_AXES), MESH_AXES)
 
     check_used(abstract, rules)
@@ -170,7 +162,7 @@ def _layer_share(config: ModelConfig) -> float:
 
 @cache
 def _count(config: ModelConfig) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(_shapes(replace(config, remat="none"))[1]))
+    return sum(leaf.size for leaf in jax.tree.leaves(named_shapes(config)[1]))
 
 
 def _scores(layout: Layout) -> float:
@@ -231,27 +223,18 @@ def flops(layout: Layout) -> dict[str, float]:
 
 
 def collective_bytes(layout: Layout) -> dict[str, float]:
-    """Bytes that a chip receives over each mesh axis: the least that the rules ask for.
-
-    fsdp: parameters gathered for forward and for backward, gradients reduced and scattered, in every part of a batch
-    (Rajbhandari et al. 2019). data: gradients all-reduced. tensor: activations all-reduced after attention and after
-    feed-forward, forward, backward and when computed again (Shoeybi et al. 2019). context: keys and values gathered,
-    their gradients reduced. expert: tokens gathered, results reduced and scattered.
-    """
-    config, parts = layout.experiment.model, layout.experiment.train.accumulation
-    kept, gathered = layout.parameters
-    tokens, passes = layout.rows * layout.length, 3 if config.remat == "full" else 2
-    reduced = 5 if config.remat == "full" else 4  # what feed-forward adds is not needed again
-    activations = COMPUTE * tokens * config.width
-    keys = COMPUTE * layout.rows * layout.experiment.data.sequence_length * 2 * config.key_value_heads * config.head_dim
-    once = {
-        "data": 2 * COMPUTE * kept,
-        "fsdp": 3 * COMPUTE * gathered,
-        "expert": 2 * passes * config.layers * activations * layout.mesh["expert"],
-        "context": passes * config.layers * keys / layout.mesh["tensor"],
-        "tensor": 2 * reduced * config.layers * activations,
-    }
-    return {axis: once[axis] * parts * (size - 1) / size for axis, size in layout.mesh.items()}
+    """Bytes that a chip sends over each mesh axis: the least that the rules ask for (`experiments.least_traffic`)."""
+    experiment = layout.experiment
+    least = least_bytes(
+        experiment.model,
+        layout.mesh,
+        experiment.train.batch_size,
+        experiment.data.sequence_length,
+        experiment.train.accumulation,
+        COMPUTE,
+        experiment.sharding,
+    )
+    return dict.fromkeys(MESH_AXES, 0.0) | least
 
 
 def memory_traffic(layout: Layout) -> float:
@@ -273,7 +256,7 @@ def roofline(layout: Layout, moved: Mapping[str, float] | None = None, executed:
     """The least time that a step can take, were compute, memory and interconnect each perfect and all at once.
 
     Args:
-        moved: bytes that a chip receives over each mesh axis; those of `collective_bytes` unless told.
+        moved: bytes that a chip sends over each mesh axis; those of `collective_bytes` unless told.
         executed: FLOPs of all chips; those of `flops` unless told.
     """
     chip, chips = layout.topology.chip, layout.topology.chips

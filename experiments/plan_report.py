@@ -95,7 +95,7 @@ def lines(found: dict[str, Any], layout: Layout, compiled: Compiled | TooLarge |
             f"  {'compiler':<20}{compiled.flops * chips:>14.3e}   counts a loop over layers, parts or chunks once; so "
             f"counted the traced step has {compiled.traced_flops_once:.3e}",
         ]
-    text += ["", f"{'received by a chip':<22}{beside(by, 'least')}"]
+    text += ["", f"{'sent by a chip':<22}{beside(by, 'least')}"]
     for axis, told in found["collective_bytes"].items():
         text.append(f"  {axis:<20}{beside(_gigabytes(told), _gigabytes(moved[axis]))}")
 

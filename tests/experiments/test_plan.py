@@ -114,12 +114,11 @@ def test_traced_flops_of_a_loop_by_hand():
     assert (traced_flops(jaxpr), traced_flops(jaxpr, trips=False)) == (5 * 2 * 64, 2 * 64)
 
 
-def test_traffic_by_hand():
+def test_traffic_goes_along_the_axes_that_split_something():
+    """By how much, `test_collectives.py` holds against the compiler."""
     fsdp, tensor = small({"fsdp": 4}, remat="full"), small({"tensor": 2, "data": 2}, remat="full")
-    assert collective_bytes(fsdp) == dict.fromkeys(MESH_AXES, 0) | {"fsdp": 3 * 2 * fsdp.parameters[1] * 3 / 4}
-    # Attention and feed-forward, forward and backward, and attention again: each all-reduced, twice half of it moves.
-    assert collective_bytes(tensor)["tensor"] == 5 * 2 * 1 / 2 * 3 * (4 * 16 * 32 * 2)
-    assert collective_bytes(tensor)["data"] == 2 * 2 * tensor.parameters[0] / 2
+    assert {axis for axis, sent in collective_bytes(fsdp).items() if sent} == {"fsdp"}
+    assert {axis for axis, sent in collective_bytes(tensor).items() if sent} == {"tensor", "data"}
     halves = small({"fsdp": 4}, remat="full", accumulation=2)
     assert collective_bytes(halves)["fsdp"] == 2 * collective_bytes(fsdp)["fsdp"]  # gathered for each part
     assert memory_traffic(halves) > memory_traffic(fsdp)
