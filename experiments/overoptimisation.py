@@ -44,6 +44,7 @@ from train.loop import StopRequest
 from train.mapping import from_mapping, to_mapping
 from train.progress import bar
 from train.run_directory import RunDirectory, StageDirectory, write_atomically
+from train.sources import read_world
 from train.trained import load
 
 FOLDER = "overoptimisation"
@@ -201,8 +202,8 @@ class Study:
 
 def reward_config(config: RewardConfig, proxy: Proxy, seed: int) -> RewardConfig:
     """How a proxy is learned: as the run's own, with steps that go by the square root of the choices."""
-    kind, *numbers = config.source.split(":")
-    own = int(numbers[0]) if kind == "narration_preferences" and numbers else FULL_SIZE
+    known = config.source.partition(":")[0] == "narration_preferences"
+    own = read_world(config.source, FULL_SIZE)[1] if known else FULL_SIZE
     steps = max(2, round(config.steps * math.sqrt(proxy.choices / own)))
     return replace(
         config,

@@ -12,7 +12,6 @@ from typing import Any
 
 from experiments.alignment import draw_answers, repeat_each
 from model.chat import Message
-from model.errors import UserError
 from rlhf.preferences import Preferences, open_preferences
 from rlhf.prompts import encode_prompts
 from train.narration.checker import check
@@ -20,6 +19,7 @@ from train.narration.passage import Passage
 from train.narration.questions import Question, draw_prompt, prompt_text
 from train.narration.raters import RATERS, ceiling, ranked
 from train.run_directory import RunDirectory, write_atomically
+from train.sources import read_world
 from train.trained import Trained
 
 KIND = "narration_answers"
@@ -49,7 +49,7 @@ def rank_answers(spec: str, trained: Trained, run: RunDirectory, answers: int, r
     """The rankings of `spec`, from the run's file if it is there, or else made now.
 
     Args:
-        spec: narration_answers[:PROMPTS[:SEED]].
+        spec: narration_answers[:EXAMPLES[:SEED]]; an example is a prompt.
         trained: the model that answers.
         answers: to each prompt, at temperature 1; what was said twice is ranked once.
         room: tokens of an answer at most.
@@ -58,10 +58,7 @@ def rank_answers(spec: str, trained: Trained, run: RunDirectory, answers: int, r
     Raises:
         UserError: `spec` has no such numbers, or a prompt leaves no room for an answer.
     """
-    _, *numbers = spec.split(":")
-    if len(numbers) > 2 or not all(number.isdecimal() for number in numbers) or numbers[:1] == ["0"]:
-        raise UserError(f"source {spec!r}: write {KIND}[:PROMPTS[:SEED]], such as {KIND}:{PROMPTS}:0.")
-    count, seed = (*map(int, numbers), *(PROMPTS, 0)[len(numbers) :])
+    _, count, seed = read_world(spec, PROMPTS)
     path = run.path / RANKINGS
     if not path.exists():
         lines = (json.dumps(record, ensure_ascii=False) for record in _rank(trained, count, seed, answers, room))

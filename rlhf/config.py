@@ -11,7 +11,7 @@ class RewardConfig:
     """The reward model: a scalar head on the trunk, learned from choices."""
 
     source: str = "narration_preferences:12000"
-    """One of: narration_preferences[:EXAMPLES[:SEED]], narration_answers[:PROMPTS[:SEED]] (rankings of the fine-tuned
+    """One of: narration_preferences[:EXAMPLES[:SEED]], narration_answers[:EXAMPLES[:SEED]] (rankings of the fine-tuned
     model's own answers), jsonl:GLOB, tfds:NAME[/CONFIG], store:PATH."""
     answers: int = 4
     """Own answers to each prompt of narration_answers."""

@@ -205,18 +205,28 @@ def _world(spec: str, fraction: float) -> Documents:
     return Documents(spec, hash_text(f"{key} {fraction}"), train, validation)
 
 
+def read_world(spec: str, examples: int = WORLD_EXAMPLES) -> tuple[str, int, int]:
+    """What NAME[:EXAMPLES[:SEED]] says: the name, how many `examples`, and the seed, which is 0 unless told.
+
+    Raises:
+        UserError: what follows the name is no number, or there are no examples.
+    """
+    name, *numbers = spec.split(":")
+    if len(numbers) > 2 or not all(number.isdecimal() for number in numbers):
+        raise UserError(f"source {spec!r}: write {name}[:EXAMPLES[:SEED]], such as {name}:{examples}:0.")
+    examples, seed = (*map(int, numbers), *(examples, 0)[len(numbers) :])
+    if not examples:
+        raise UserError(f"source {spec!r}: {name} needs at least 1 example.")
+    return name, examples, seed
+
+
 def open_world(spec: str) -> tuple[str, Sequence[dict[str, Any]]]:
     """The records of NAME[:EXAMPLES[:SEED]] of the narrator's world, drawn on first use, and a key to their content.
 
     Raises:
-        UserError: what follows the name is no number.
+        UserError: as `read_world`.
     """
-    name, *numbers = spec.split(":")
-    if len(numbers) > 2 or not all(number.isdecimal() for number in numbers):
-        raise UserError(f"source {spec!r}: write {name}[:EXAMPLES[:SEED]], such as {name}:{WORLD_EXAMPLES}:0.")
-    examples, seed = (*map(int, numbers), *(WORLD_EXAMPLES, 0)[len(numbers) :])
-    if not examples:
-        raise UserError(f"source {spec!r}: {name} needs at least 1 example.")
+    name, examples, seed = read_world(spec)
     # The first examples tell one version of the world from another.
     first = [draw_example(name, seed, index) for index in range(min(examples, 300))]
     key = hash_text(f"{name} {examples} {seed} {first}")

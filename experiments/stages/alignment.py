@@ -35,7 +35,7 @@ from train.narration.questions import draw_prompt
 from train.narration.raters import ceiling, draw_pair, gold_reward
 from train.objective import next_token_loss
 from train.run_directory import RunDirectory
-from train.sources import Documents
+from train.sources import Documents, read_world
 from train.trained import Trained, load
 
 HELD_OUT_ROWS, HELD_OUT_BATCHES = 8, 20  # of pre-training text, on which no policy should get worse
@@ -229,10 +229,9 @@ def _base_text(experiment: Experiment, sources: Sequence[Documents], before: Tra
 
 def _gold(prompts: str) -> Callable[[int, str], float] | None:
     """The gold reward of an answer to prompt i of a source, where it is the narrator's world that asks."""
-    kind, *numbers = prompts.split(":")
-    if kind != "narration_chat":
+    if prompts.partition(":")[0] != "narration_chat":
         return None
-    seed = int(numbers[1]) if len(numbers) > 1 else 0
+    kind, _, seed = read_world(prompts)
 
     def gold(index: int, answer: str) -> float:
         # As the example was drawn: its prompt comes first.

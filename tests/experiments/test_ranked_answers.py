@@ -46,5 +46,5 @@ def test_answers_of_the_model_are_ranked_once_and_kept(run, monkeypatch):
 
 @pytest.mark.parametrize("spec", ["narration_answers:many", "narration_answers:0", "narration_answers:1:2:3"])
 def test_a_wrong_number_is_named(run, spec):
-    with pytest.raises(UserError, match=r"write narration_answers\[:PROMPTS\[:SEED\]\]"):
+    with pytest.raises(UserError, match=r"write narration_answers\[:EXAMPLES\[:SEED\]\]|at least 1 example"):
         rank_answers(spec, load(run, "sft"), run, answers=2, room=6, fraction=0.5)
