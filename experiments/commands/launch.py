@@ -1,16 +1,16 @@
 """`narrador launch N run NAME ...`: one run in N processes on this machine."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from typing import IO, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import IO
 
 from experiments.machine import COORDINATOR, LAUNCHED, PROCESS
+from experiments.workers import Process, how_ended, signals_held, start
 from model.errors import UserError
 
 USAGE = """usage: narrador launch N run NAME|FILE ...
@@ -31,38 +31,27 @@ def main(argv: Sequence[str]) -> int:
     if not count.isdecimal() or int(count) < 1:
         raise UserError(f"{count!r} processes cannot be; N must be a number from 1 on.")
     processes = _start(int(count), command)
-
-    def pass_on(number: int, frame: Any) -> None:
-        for process in processes:
-            process.send_signal(number)
-
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        return _wait(processes)
-    finally:
-        for process in processes:
-            process.kill()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with signals_held() as pass_on:
+        try:
+            return _wait(processes, pass_on)
+        finally:
+            for process in processes:
+                process.kill()
 
 
-def _start(count: int, command: Sequence[str]) -> list[subprocess.Popen[str]]:
+def _start(count: int, command: Sequence[str]) -> list[Process]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     told = {COORDINATOR: f"127.0.0.1:{port}", LAUNCHED: str(count)}
     processes = []
     for index in range(count):
         alone = index == 0
-        process = subprocess.Popen(
-            [sys.executable, "-m", "experiments.cli", *command],
+        process = start(
+            command,
             # A process takes one GPU, where there are any.
-            env={"JAX_LOCAL_DEVICE_IDS": str(index), **os.environ, **told, PROCESS: str(index)},
-            stdin=subprocess.DEVNULL,
+            {"JAX_LOCAL_DEVICE_IDS": str(index), **os.environ, **told, PROCESS: str(index)},
             stdout=None if alone else subprocess.PIPE,
             stderr=None if alone else subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # Ctrl-C on the terminal comes to us, and from us to each of them once
         )
         processes.append(process)
         if process.stdout is not None:
@@ -77,11 +66,12 @@ def _pass_on(lines: IO[str], index: int) -> None:
             print(f"[{index}] {line}", end="", file=sys.stderr, flush=True)
 
 
-def _wait(processes: Sequence[subprocess.Popen[str]]) -> int:
+def _wait(processes: Sequence[Process], pass_on: Callable[[Iterable[Process]], bool]) -> int:
     """Wait for all; when one fails end the others. Returns the first failure's exit code, as a shell counts it."""
     running, failed, until = set(range(len(processes))), 0, float("inf")
     while running:
         time.sleep(0.05)
+        pass_on(processes)
         for index in sorted(running):
             code = processes[index].poll()
             if code is None:
@@ -92,13 +82,9 @@ def _wait(processes: Sequence[subprocess.Popen[str]]) -> int:
             failed = code if code > 0 else 128 - code
             # The others hear of an error that a process could still tell, and end with it.
             until = time.monotonic() + (GRACE if code > 0 else 0)
-            how = f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
             after = "" if code == 2 else " The same command goes on from the last checkpoint."
-            print(
-                f"narrador: process {index} of {len(processes)} ended with {how}; the others end too.{after}",
-                file=sys.stderr,
-                flush=True,
-            )
+            said = f"process {index} of {len(processes)} ended with {how_ended(code)}; the others end too.{after}"
+            print(f"narrador: {said}", file=sys.stderr, flush=True)
         if time.monotonic() > until:
             for index in running:
                 processes[index].kill()
