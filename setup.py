@@ -38,6 +38,7 @@ setup(
         "tokenizers>=0.22",
         "jaxtyping>=0.3",
         "numpy>=2",
+        "scipy>=1.14",
         "pydantic>=2.10",
         "jinja2>=3.1",
         "tyro>=1.0",

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from experiments.intervals import Estimate, estimate
+
 Array = np.ndarray
 BEYOND = 2 / 3
 """Of the largest d; points farther out are held out when a form is judged."""
@@ -87,14 +89,6 @@ PPO = Form(
 FORMS = {form.name: form for form in (BEST_OF_N, PPO)}
 
 
-class Estimate(NamedTuple):
-    """A number with its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-
-
 class Fit(NamedTuple):
     """A form on all points of a curve."""
 
@@ -140,12 +134,6 @@ class Told(NamedTuple):
     held_out: Judgement | None
     fall: Estimate
     """Gold at the last point less that at the best one."""
-
-
-def estimate(value: float, samples: Float[Array, "R"]) -> Estimate:
-    """A value and the middle 95% of its bootstrap samples."""
-    low, high = np.quantile(samples, [0.025, 0.975], method="nearest")  # to interpolate with infinity gives NaN
-    return Estimate(float(value), float(low), float(high))
 
 
 def least_squares(basis: Float[Array, "*B M C"], y: Float[Array, "*B M"]) -> Float[Array, "*B C"]:
