@@ -45,6 +45,7 @@ setup(
         "rich>=13.9",
         "pyyaml>=6",
         "matplotlib>=3.9",
+        "optuna>=5",
         "markdown-it-py>=3",
     ],
     extras_require=EXTRAS,

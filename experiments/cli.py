@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "run": "train an experiment, or go on with it",
+    "sweep": "run an experiment many times with other values, and find what decides",
     "launch": "run an experiment in several processes on this machine",
     "probs": "what a trained model expects after a text",
     "sample": "let a trained model continue a text",

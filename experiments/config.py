@@ -15,7 +15,7 @@ from model.tokenizer import TokenizerConfig
 from rlhf.config import DPOConfig, GRPOConfig, PPOConfig, RewardConfig
 from train.config import DataConfig, SftConfig, TrainConfig
 from train.mapping import from_mapping, to_mapping
-from train.run_directory import STAGE_BEFORE
+from train.run_directory import STAGE_BEFORE, RunDirectory
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,15 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
         merged[key] = _merge(base[key], value) if both else value
     return merged
+
+
+def claim(run: RunDirectory, experiment: Experiment) -> None:
+    """Take a run's folder for an experiment, or find that it already holds a run of it, perhaps of an older version.
+
+    Raises:
+        UserError: it holds a run of another config; the differences are shown.
+    """
+    run.claim(to_mapping(experiment), lambda old: to_mapping(from_mapping(Experiment, old, str(run.config_path))))
 
 
 def vocabulary_guess(experiment: Experiment) -> int:

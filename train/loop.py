@@ -35,10 +35,16 @@ from train.run_directory import StageDirectory
 from train.step import Metrics, TrainState, abstract_state, batch_sharding, compile_step, init_state, place
 
 SKIPPED_LIMIT = 10
+Watch = Callable[[int, Mapping[str, Any]], None]
+"""Told the step and what `evaluate` found."""
 
 
 class Interrupted(Exception):
     """The run was asked to stop, and what it had is saved."""
+
+
+class Diverged(UserError):
+    """Training came to numbers that are not finite, and nothing more can be learned from it."""
 
 
 class StopRequest:
@@ -114,6 +120,8 @@ class Workbench:
     """Tokens that end a sample."""
     initial: Callable[[Any], Any] | None = None
     """Gives the parameters to begin with, laid out as told; None: fresh ones from the seed."""
+    watch: Watch | None = None
+    """Called with each evaluation; what it raises stops the run, and its checkpoints stay."""
 
 
 def fit(bench: Workbench, stop: StopRequest) -> dict[str, Any]:
@@ -127,7 +135,8 @@ def fit(bench: Workbench, stop: StopRequest) -> dict[str, Any]:
 
     Raises:
         Interrupted: SIGTERM or Ctrl-C came; the state is saved.
-        UserError: the state does not fit, training diverged, or a checkpoint could not be read or written.
+        Diverged: updates or the held-out loss stayed not finite.
+        UserError: the state does not fit, or a checkpoint could not be read or written.
     """
     config, model = bench.config, bench.model
     optimizer = make_optimizer(config)
@@ -158,7 +167,7 @@ def fit(bench: Workbench, stop: StopRequest) -> dict[str, Any]:
         checkpoints.close()
     evaluated = from_first(lambda: [row for row in bench.directory.rows("metrics") if "validation_loss" in row][-1])
     if evaluated["validation_loss"] is None:
-        raise UserError(
+        raise Diverged(
             f"the held-out loss after step {counts.step} is not finite; nothing more can be learned from it."
         )
     rate = counts.training_tokens / max(counts.training_seconds, 1e-9)
@@ -259,6 +268,8 @@ class _Session:
                 config.eval_batches,
             )
             self.logs.learned({"step": step, "tokens": self.counts.tokens, **found})
+            if self.bench.watch:
+                self.bench.watch(step, found)
         if last or step % config.sample_every == 0:
             prompt = self.bench.tokenizer.decode(self.bench.prompt[1:])  # without the start of the document
             self.logs.samples.write({"step": step, "prompt": prompt, "text": self._sample(state)})
@@ -274,7 +285,7 @@ class _Session:
     def _check_healthy(self, metrics: Metrics | None) -> None:
         """Stop where updates keep failing; they change nothing, so the checkpoints stay good."""
         if metrics is not None and (in_a_row := metrics["skipped_in_a_row"].item()) >= SKIPPED_LIMIT:
-            raise UserError(
+            raise Diverged(
                 f"{in_a_row} updates in a row had a loss or gradient that is not finite; training stopped near step "
                 f"{self.counts.step}. The checkpoints under {str(self.bench.directory.checkpoints)!r} are intact. "
                 f"Try a lower train.learning_rate than {self.bench.config.learning_rate:g} in another --run-dir."

@@ -37,6 +37,10 @@ _WHERE = re.compile(r"(mesh|sharding)\..*|(sft\.)?train\.cpu_devices")  # where 
 Complete = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
+class InUse(UserError):
+    """Another process holds the folder."""
+
+
 class StageDirectory:
     """One stage's part of a run directory."""
 
@@ -175,7 +179,8 @@ class RunDirectory:
         Of several processes the first holds it for all.
 
         Raises:
-            UserError: another run holds it, it is no folder for a run, or the processes do not see the same one.
+            InUse: another run holds it.
+            UserError: it is no folder for a run, or the processes do not see the same one.
         """
         with self._held() if is_first() else nullcontext():
             if (owner := from_first(self._owner)) != self._owner():
@@ -204,7 +209,7 @@ class RunDirectory:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 owner = self._owner() or "unknown"
-                raise UserError(f"{str(self.path)!r} is in use by another process (pid {owner}).") from None
+                raise InUse(f"{str(self.path)!r} is in use by another process (pid {owner}).") from None
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()

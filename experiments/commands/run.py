@@ -12,13 +12,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments.config import Experiment, find_experiment
+from experiments.config import Experiment, claim, find_experiment
 from experiments.machine import COORDINATOR, LAUNCHED, PROCESS, command, versions
 from experiments.presets import EXPERIMENTS
 from experiments.processes import check_same, end_all, joined
 from model.errors import UserError, unknown
 from train.distributed import in_turn, is_first, process_count
-from train.mapping import from_mapping, to_mapping
+from train.mapping import to_mapping
 from train.run_directory import STAGE_NAMES, RunDirectory
 
 FOR_SEVERAL = ("pretrain", "sft")  # the other stages hold whole models on one device
@@ -86,8 +86,7 @@ def _run(argv: Sequence[str], experiment: Experiment, run: RunDirectory, stages:
     _check_stages(experiment, run, stages)
     with run.lock():
         with in_turn():
-            complete = lambda old: to_mapping(from_mapping(Experiment, old, str(run.config_path)))  # noqa: E731
-            run.claim(to_mapping(experiment), complete)
+            claim(run, experiment)
         from experiments.machine import prepare_jax
 
         prepare_jax(experiment.train.cpu_devices)

@@ -22,14 +22,20 @@ from train.config import TrainConfig
 from train.corpus import TokenStream, tokenize, tokenize_chats, train_tokenizer_once
 from train.distributed import in_turn
 from train.evaluation import bits_per_byte
-from train.loop import StopRequest, Workbench, check_batch_divides, compute_dtype, fit
+from train.loop import StopRequest, Watch, Workbench, check_batch_divides, compute_dtype, fit
 from train.run_directory import RunDirectory, StageDirectory, write_atomically
 from train.sources import Documents, open_source
 from train.trained import open_language, restore
 
 
-def pretrain(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
-    """Learn by next-token prediction; resumes, and returns at once what a complete stage came to."""
+def pretrain(
+    experiment: Experiment, run: RunDirectory, stop: StopRequest, watch: Watch | None = None
+) -> dict[str, Any]:
+    """Learn by next-token prediction; resumes, and returns at once what a complete stage came to.
+
+    Args:
+        watch: told each evaluation; what it raises stops the run, and its checkpoints stay.
+    """
     stage, train = run.stage("pretrain"), experiment.train
     if stage.result is not None:
         return stage.result
@@ -49,6 +55,7 @@ def pretrain(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> di
         cut = partial(tokenize, tokenizer=tokenizer)
         prompt, weights = tokenizer.encode(train.sample_prompt), experiment.data.weights
         bench = _workbench(experiment, train, stage, tokenizer, sources, cut, prompt, weights=weights)
+    bench = replace(bench, watch=watch)
     result = {"stage": "pretrain", "data_seconds": round(time.perf_counter() - start, 3), **fit(bench, stop)}
     told = next((source for source in sources if knows_truth(source.spec)), None)
     if told is not None:  # the one that the report holds the model against
