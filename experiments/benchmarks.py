@@ -90,7 +90,8 @@ def training_step(experiment: Experiment, mesh: Mesh) -> Step:
     config, train, rules = experiment.model, experiment.train, experiment.sharding
     length = experiment.data.sequence_length
     check_batch_divides(train, length, mesh, rules)
-    model, optimizer = Transformer(config, rules, compute_dtype(train.precision)), make_optimizer(train)
+    model = Transformer(config, rules, compute_dtype(train.precision))
+    optimizer = make_optimizer(train, config)
     shape = (train.batch_size, length)
     tokens = jax.random.randint(jax.random.key(0), shape, 0, config.vocabulary)
     positions = jnp.broadcast_to(jnp.arange(length), shape)

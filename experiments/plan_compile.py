@@ -158,7 +158,8 @@ def _compile(experiment: Any, topology: str, doing: Callable[[str], None]) -> di
     bounds = (*host, 1, 1)[:3]
     devices = topologies.get_topology_desc(topology, platform="tpu", chips_per_host_bounds=bounds).devices
     mesh, rules, train = make_mesh(experiment.mesh, devices), experiment.sharding, experiment.train
-    model, optimizer = Transformer(experiment.model, rules, jnp.bfloat16), make_optimizer(train)
+    model = Transformer(experiment.model, rules, jnp.bfloat16)
+    optimizer = make_optimizer(train, experiment.model)
     state = abstract_state(model, optimizer, mesh, rules)
     shape, sharding = (train.batch_size, experiment.data.sequence_length), batch_sharding(mesh, rules)
     dtypes = [jnp.float32 if name == "weights" else jnp.int32 for name in Batch._fields]

@@ -9,7 +9,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from model.config import ModelConfig, ShardingRules
-from model.layers import Norm, parameter, residual_init, rope_frequencies, rotate, weight_init, wide
+from model.layers import Norm, parameter, rope_frequencies, rotate, weight_init, wide
+from model.parametrization import attention_scale
 from model.sharding import constrain
 
 
@@ -48,15 +49,16 @@ def attend(
     key: Float[Array, "B S K H"],
     value: Float[Array, "B S K H"],
     mask: Bool[Array, "B T S"],
+    scale: float,
 ) -> Float[Array, "B T N H"]:
-    """softmax(q k / sqrt(H)) v (Vaswani et al. 2017, equation 1), softmax in at least float32."""
+    """softmax(scale x q k) v (Vaswani et al. 2017, equation 1), softmax in at least float32."""
     batch, length, _, head_dim = query.shape
     key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
     # Heads first, and the queries that share a key head end to end: each product is one plain matrix product, which
     # a CPU does almost twice as fast as a strided one. Token before head, so that a mesh can split the tokens.
     grouped = query.reshape(batch, length, key.shape[1], -1, head_dim).swapaxes(1, 2)
     rows = grouped.reshape(batch, key.shape[1], -1, head_dim)
-    scores = jnp.einsum("BKRH,BKSH->BKRS", rows, key, preferred_element_type=wide(query.dtype)) * head_dim**-0.5
+    scores = jnp.einsum("BKRH,BKSH->BKRS", rows, key, preferred_element_type=wide(query.dtype)) * scale
     visible = jnp.repeat(mask, grouped.shape[3], axis=1)[:, None]
     weights = jax.nn.softmax(jnp.where(visible, scores, jnp.finfo(scores.dtype).min), axis=-1).astype(query.dtype)
     out = jnp.einsum("BKRS,BKSH->BKRH", weights, value)
@@ -104,10 +106,9 @@ class Attention(nn.Module):
         if c.attention_window is not None:
             window = jnp.asarray([c.window(index) for index in range(c.layers)])[layer]
         mask = attention_mask(positions, key_positions, segments, key_segments, window)
-        out = attend(query, key, value, mask)
-        kernel = parameter(
-            self, "output", (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed"), residual_init(c), self.dtype
-        )
+        out = attend(query, key, value, mask, attention_scale(c))
+        shape, axes = (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed")
+        kernel = parameter(self, "output", shape, axes, weight_init(c, "residual"), self.dtype)
         out = jnp.einsum("BTNH,NHD->BTD", out, kernel)
         if c.attention_bias:
             out = out + parameter(self, "output_bias", (c.width,), ("embed",), nn.initializers.zeros, self.dtype)
@@ -118,7 +119,7 @@ class Attention(nn.Module):
 
     def _project(self, x: Float[Array, "B T D"], name: str, axis: str, heads: int) -> Float[Array, "B T N H"]:
         c, axes = self.config, ("embed", axis, "head_dim")
-        kernel = parameter(self, name, (c.width, heads, c.head_dim), axes, weight_init(c), self.dtype)
+        kernel = parameter(self, name, (c.width, heads, c.head_dim), axes, weight_init(c, "hidden"), self.dtype)
         x = jnp.einsum("BTD,DNH->BTNH", x, kernel)
         if c.attention_bias:
             bias_shape = (heads, c.head_dim)

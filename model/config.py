@@ -60,6 +60,13 @@ class ModelConfig:
     """Every second layer sees only this many last tokens, itself included (GPT-3). None: all layers are dense."""
     init_std: float = 0.02
     """Standard deviation of initial weights; projections back into the residual get / sqrt(2 x layers)."""
+    parametrization: Literal["standard", "completep"] = "standard"
+    """How that, multipliers and AdamW's numbers depend on width and depth. completep (Dey et al. 2025): so that a
+    learning rate tuned at the base's size holds at others (`model/parametrization.py` has the table)."""
+    base_width: int | None = None
+    """Under completep: the width that init_std and AdamW's numbers are meant for."""
+    base_layers: int | None = None
+    """Under completep: the number of layers that they are meant for."""
 
     scan: bool = False
     """Run the layers as one loop (compiles fast when deep) instead of unrolled. Changes no number."""
@@ -70,7 +77,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("layers", "width", "heads", "context_length"):
             _at_least_one(name, getattr(self, name))
-        for name in ("kv_heads", "mlp_width", "vocab_size", "attention_window", "experts"):
+        for name in ("kv_heads", "mlp_width", "vocab_size", "attention_window", "experts", "base_width", "base_layers"):
             if getattr(self, name) is not None:
                 _at_least_one(name, getattr(self, name))
         for name in ("rope_theta", "rope_scaling", "norm_epsilon", "init_std"):
@@ -94,6 +101,7 @@ class ModelConfig:
         check_numbers("model", self, not_negative="router_balance router_z")
         if self.experts is not None:
             self._check_mixture(self.experts)
+        self._check_parametrization()
 
     def _check_mixture(self, experts: int) -> None:
         least, k = min(2, experts), self.experts_per_token
@@ -103,6 +111,25 @@ class ModelConfig:
             raise UserError(f"model.experts_per_token={k} must lie between {least} and model.experts={experts}{why}.")
         if self.mlp_bias:
             raise UserError("model.mlp_bias=True does not go with model.experts: experts have no biases.")
+
+    def _check_parametrization(self) -> None:
+        completep = self.parametrization == "completep"
+        for name in ("base_width", "base_layers"):
+            value = getattr(self, name)
+            if completep and value is None:
+                like = self.width if name == "base_width" else self.layers
+                raise UserError(f"model.parametrization=completep needs model.{name}, such as this model's own {like}.")
+            if not completep and value is not None:
+                raise UserError(
+                    f"model.{name}={value} is only for model.parametrization=completep, not {self.parametrization}."
+                )
+        if completep and self.norm_position == "post":
+            # Its rule for depth is of a residual stream that sublayers add to (Dey et al. 2025, section 2).
+            raise UserError("model.parametrization=completep is for model.norm_position=pre, not post.")
+        if completep and self.experts is not None:
+            raise UserError(
+                f"model.parametrization=completep has no rule for a mixture's router: model.experts={self.experts}."
+            )
 
     @property
     def head_dim(self) -> int:

@@ -5,7 +5,6 @@ N query heads, K key-value heads, G query heads per key-value head, H head dimen
 V vocabulary, L layers, E experts, k experts of a token; half is H / 2.
 """
 
-import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -15,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from model.config import ModelConfig
+from model.parametrization import Kind, init_std
 from model.sharding import Axes, as_rows
 
 Initializer = Callable[..., Array]
@@ -37,14 +37,9 @@ def parameter(
     return jnp.asarray(module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32), dtype)
 
 
-def weight_init(config: ModelConfig) -> Initializer:
-    """N(0, init_std), as GPT-2 does."""
-    return nn.initializers.normal(config.init_std)
-
-
-def residual_init(config: ModelConfig) -> Initializer:
-    """Projections that add to the residual stream start smaller (Radford et al. 2019, section 2.3)."""
-    return nn.initializers.normal(config.init_std / math.sqrt(2 * config.layers))
+def weight_init(config: ModelConfig, kind: Kind) -> Initializer:
+    """Normal, as GPT-2 does; how wide, the parametrization says."""
+    return nn.initializers.normal(init_std(config, kind))
 
 
 class Norm(nn.Module):
@@ -75,12 +70,13 @@ def feed_forward_weights(
     stack: tuple[int, ...] = () if experts is None else (experts,)
     axes: Axes = (*("expert" for _ in stack), "embed", "mlp")
     shape, down_axes = (*stack, c.width, c.hidden_width), (*axes[:-2], "mlp", "embed")
-    weights = {"up": parameter(module, "up", shape, axes, weight_init(c), dtype)}
+    weights = {"up": parameter(module, "up", shape, axes, weight_init(c, "hidden"), dtype)}
     if bias:
         weights["up_bias"] = parameter(module, "up_bias", shape[-1:], ("mlp",), nn.initializers.zeros, dtype)
     if c.activation == "swiglu":
-        weights["gate"] = parameter(module, "gate", shape, axes, weight_init(c), dtype)
-    weights["down"] = parameter(module, "down", (*stack, c.hidden_width, c.width), down_axes, residual_init(c), dtype)
+        weights["gate"] = parameter(module, "gate", shape, axes, weight_init(c, "hidden"), dtype)
+    down_shape, down_init = (*stack, c.hidden_width, c.width), weight_init(c, "residual")
+    weights["down"] = parameter(module, "down", down_shape, down_axes, down_init, dtype)
     if bias:
         weights["down_bias"] = parameter(module, "down_bias", (c.width,), ("embed",), nn.initializers.zeros, dtype)
     return weights

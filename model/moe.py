@@ -31,7 +31,8 @@ class MixtureOfExperts(nn.Module):
         c = self.config
         experts = c.experts or 1
         # In float32, as all that decides: rounding would send tokens elsewhere (Fedus et al. 2021, section 2.4).
-        kernel = parameter(self, "router", (c.width, experts), ("embed", None), weight_init(c), wide(self.dtype))
+        init = weight_init(c, "hidden")
+        kernel = parameter(self, "router", (c.width, experts), ("embed", None), init, wide(self.dtype))
         logits = x.astype(kernel.dtype) @ kernel
         self.sow("intermediates", ROUTER_LOGITS, logits)
         shares, chosen = route(logits, c.experts_per_token)

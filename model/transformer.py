@@ -10,6 +10,7 @@ from model.attention import Attention, KVCache
 from model.config import ModelConfig, ShardingRules
 from model.layers import FeedForward, Norm, parameter, sinusoids, weight_init, wide
 from model.moe import MixtureOfExperts
+from model.parametrization import embedding_scale, logit_scale, residual_scale
 from model.sharding import constrain
 
 REMAT_POLICIES = {
@@ -51,10 +52,12 @@ class Block(nn.Module):
         def between(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
             return constrain(x, self.rules, "batch", "residual", None)
 
+        scale = residual_scale(self.config)
+
         if self.config.norm_position == "pre":
             out, cache = attention(inside(attention_norm(x)), positions, segments, layer, cache)
-            x = x + between(inside(out))
-            x = x + between(inside(feed_forward(inside(mlp_norm(x)))))
+            x = x + scale * between(inside(out))
+            x = x + scale * between(inside(feed_forward(inside(mlp_norm(x)))))
         else:
             out, cache = attention(inside(x), positions, segments, layer, cache)
             x = attention_norm(x + between(inside(out)))
@@ -72,12 +75,11 @@ class Transformer(nn.Module):
     def setup(self) -> None:
         c = self.config
         shape, axes = (c.vocabulary, c.width), ("vocab", "embed")
-        embedding = parameter(self, "embedding", shape, axes, weight_init(c), self.dtype)
+        embedding = parameter(self, "embedding", shape, axes, weight_init(c, "embedding"), self.dtype)
         self.embedding = constrain(embedding, self.rules, "vocab", None)
         if c.positions == "learned":
-            self.position_embedding = parameter(
-                self, "position_embedding", (c.context_length, c.width), (None, "embed"), weight_init(c), self.dtype
-            )
+            init, places = weight_init(c, "embedding"), (c.context_length, c.width)
+            self.position_embedding = parameter(self, "position_embedding", places, (None, "embed"), init, self.dtype)
         block = Block
         if c.remat != "none":
             block = nn.remat(Block, prevent_cse=False, policy=REMAT_POLICIES[c.remat])
@@ -94,7 +96,7 @@ class Transformer(nn.Module):
         if c.norm_position == "pre":
             self.final_norm = Norm(c)
         if not c.tied_head:
-            self.head = parameter(self, "head", shape[::-1], axes[::-1], weight_init(c), self.dtype)
+            self.head = parameter(self, "head", shape[::-1], axes[::-1], weight_init(c, "head"), self.dtype)
 
     def __call__(
         self,
@@ -131,7 +133,7 @@ class Transformer(nn.Module):
         x = constrain(self.embedding[tokens], self.rules, "batch", "sequence", None)
         if c.positions == "sinusoidal":
             # Vaswani et al. 2017, section 3.4: the embedding is scaled up to the size of the sinusoids.
-            x = x * c.width**0.5 + sinusoids(positions, c.width).astype(self.dtype)
+            x = x * embedding_scale(c) + sinusoids(positions, c.width).astype(self.dtype)
         elif c.positions == "learned":
             x = x + self.position_embedding[positions]
         x = constrain(x, self.rules, "batch", "residual", None)
@@ -140,8 +142,8 @@ class Transformer(nn.Module):
         return constrain(x, self.rules, "batch", "sequence", None), cache
 
     def unembedding(self) -> Float[Array, "D V"]:
-        """The output projection: the head, or the transposed embedding where they are tied."""
-        return self.embedding.T if self.config.tied_head else self.head
+        """The output projection: the head, or the transposed embedding where they are tied, at its scale."""
+        return logit_scale(self.config) * (self.embedding.T if self.config.tied_head else self.head)
 
 
 def logits(hidden: Float[Array, "... D"], unembedding: Float[Array, "D V"]) -> Float[Array, "... V"]:

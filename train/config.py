@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from model.config import ModelConfig
 from model.errors import UserError, check_numbers
 
 
@@ -141,6 +142,19 @@ class TrainConfig:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"train.{name}={getattr(self, name)} must lie in [0, 1).")
+
+
+def check_rule(train: TrainConfig, model: ModelConfig) -> None:
+    """Refuse an optimizer that a model's parametrization has no rule for.
+
+    Raises:
+        UserError: names both, and what goes together.
+    """
+    if model.parametrization == "completep" and train.optimizer != "adamw":
+        raise UserError(
+            f"model.parametrization=completep has rules for train.optimizer=adamw, not {train.optimizer}: "
+            "take adamw, or parametrization standard."
+        )
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def fit(bench: Workbench, stop: StopRequest) -> dict[str, Any]:
         UserError: the state does not fit, or a checkpoint could not be read or written.
     """
     config, model = bench.config, bench.model
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, model.config)
     abstract = abstract_state(model, optimizer, bench.mesh, bench.rules)
     check_fits(abstract)
     checkpoints = Checkpoints(bench.directory.checkpoints, keep=config.checkpoints_kept)
@@ -210,11 +210,11 @@ class _Session:
 
     def train(self, state: TrainState, stop: StopRequest) -> TrainState:
         """All steps that are left."""
-        config, counts = self.bench.config, self.counts
+        config, model, counts = self.bench.config, self.bench.model, self.counts
         batches = prefetch(self.bench.training, counts.step)
         say("compiling the training step ...")
         first = place(self.bench.training[0], self.sharding)
-        run_step = compile_step(self.bench.model, make_optimizer(config), config, state, first)
+        run_step = compile_step(model, make_optimizer(config, model.config), config, state, first)
         with bar("training", config.steps, done=counts.step) as advance:
             window_tokens, window_start = 0, self._tick()
             metrics: Metrics | None = None

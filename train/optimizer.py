@@ -1,13 +1,16 @@
 """Optimizers and learning-rate schedules, assembled from optax."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
+from model.config import ModelConfig
+from model.parametrization import epsilon_scale, learning_rate_scale
 from model.sharding import path_keys
-from train.config import TrainConfig
+from train.config import TrainConfig, check_rule
 
 
 def learning_rate(config: TrainConfig, peak: float) -> optax.Schedule:
@@ -30,10 +33,17 @@ def learning_rate(config: TrainConfig, peak: float) -> optax.Schedule:
     return lambda update: by_step(update + 1)
 
 
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Clip, then AdamW or Muon; weight decay on matrices only."""
+def make_optimizer(config: TrainConfig, model: ModelConfig) -> optax.GradientTransformation:
+    """Clip, then AdamW or Muon; weight decay on matrices only.
+
+    Raises:
+        UserError: the model's parametrization has no rule for the optimizer.
+    """
+    check_rule(config, model)
     clip = optax.clip_by_global_norm(config.clip_norm)
     rate = learning_rate(config, config.learning_rate)
+    if model.parametrization == "completep":
+        return optax.chain(clip, completep_adamw(config, model, rate))
     adamw = optax.adamw(
         rate, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay, mask=is_matrix
     )
@@ -45,6 +55,30 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
         muon_weight_dimension_numbers=muon_dimensions,
     )
     return optax.chain(clip, optax.partition({"adamw": adamw, "muon": matrices}, _rule))
+
+
+def completep_adamw(
+    config: TrainConfig, model: ModelConfig, rate: optax.ScalarOrSchedule
+) -> optax.GradientTransformation:
+    """AdamW with each parameter's own learning rate, weight decay and epsilon (`model.parametrization` has the table).
+
+    Gradients divided by a factor are, to Adam, its epsilon multiplied by it. The decay has the inverse factor of the
+    learning rate: it is added where the one is already in and the other need not be.
+    """
+    return optax.chain(
+        _scale_each(lambda path: 1 / epsilon_scale(model, path)),
+        optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
+        _scale_each(lambda path: learning_rate_scale(model, path)),
+        optax.add_decayed_weights(config.weight_decay, is_matrix),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+def _scale_each(factor: Callable[[tuple[str, ...]], float]) -> optax.GradientTransformation:
+    """Multiply the update of each parameter with a factor by its path."""
+    return optax.stateless(
+        lambda updates, _: jax.tree_util.tree_map_with_path(lambda path, x: factor(path_keys(path)) * x, updates)
+    )
 
 
 def _rule(params: Any) -> Any:

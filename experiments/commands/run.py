@@ -17,6 +17,7 @@ from experiments.machine import COORDINATOR, LAUNCHED, PROCESS, command, version
 from experiments.presets import EXPERIMENTS
 from experiments.processes import check_same, end_all, joined
 from model.errors import UserError, unknown
+from train.config import check_rule
 from train.distributed import in_turn, is_first, process_count
 from train.mapping import to_mapping
 from train.run_directory import STAGE_NAMES, RunDirectory
@@ -183,11 +184,19 @@ def _check_stages(experiment: Experiment, run: RunDirectory, stages: Sequence[st
 
     Raises:
         UserError: a stage is unknown, or the one before it is neither complete nor about to be, or it is not for
-            several processes.
+            several processes or the model's parametrization.
     """
+    trained = {"pretrain": experiment.train, "sft": experiment.sft.train}
     for place, stage in enumerate(stages):
         if stage not in STAGE_NAMES:
             raise unknown("stage", stage, STAGE_NAMES)
+        if stage in trained:
+            check_rule(trained[stage], experiment.model)
+        elif stage != "compare" and experiment.model.parametrization != "standard":
+            raise UserError(
+                f"stage {stage!r} has an optimizer of its own, which knows no "
+                f"model.parametrization={experiment.model.parametrization}. Take standard, or --stages pretrain,sft."
+            )
         if process_count() > 1 and stage not in FOR_SEVERAL and run.stage(stage).result is None:
             raise UserError(
                 f"stage {stage!r} works in one process only, and this run has {process_count()}. Do "

@@ -47,7 +47,7 @@ def step(mesh, accumulation=1, **changes):
     """What a training step sends, compiled and at least."""
     config, rules, mesh = replace(CONFIG, **changes), ShardingRules(), make_mesh(MeshConfig(**mesh))
     train = TrainConfig(batch_size=ROWS, accumulation=accumulation)
-    model, optimizer, place = Transformer(config, rules), make_optimizer(train), batch_sharding(mesh, rules)
+    model, optimizer, place = Transformer(config, rules), make_optimizer(train, config), batch_sharding(mesh, rules)
     whole, real = (
         jax.ShapeDtypeStruct((ROWS, config.context_length), dtype, sharding=place) for dtype in (jnp.int32, jnp.float32)
     )

@@ -97,7 +97,7 @@ def test_what_is_executed_is_what_the_traced_step_has(remat, chunk):
     layout = small({"data": 4}, remat=remat, vocab_chunk=chunk)
     experiment = layout.experiment
     mesh, rules = make_mesh(MeshConfig(), jax.devices()[:1]), ShardingRules()
-    model, optimizer = Transformer(experiment.model, rules), make_optimizer(experiment.train)
+    model, optimizer = Transformer(experiment.model, rules), make_optimizer(experiment.train, experiment.model)
     state = abstract_state(model, optimizer, mesh, rules)
     batch = Batch(*(jnp.zeros((8, 16), jnp.float32 if name == "weights" else jnp.int32) for name in Batch._fields))
     program = jitted_step(model, optimizer, experiment.train, state).trace(state, batch).jaxpr.jaxpr

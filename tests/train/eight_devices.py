@@ -52,7 +52,7 @@ MESHES: dict[str, tuple[str, MeshConfig, ModelConfig, TrainConfig]] = {
 
 def two_steps(mesh: Mesh, rules: ShardingRules, config: ModelConfig, train: TrainConfig) -> tuple[Any, list[Any]]:
     """The state after two updates, and after the first one on the host. Its first moments are the first gradient."""
-    model, optimizer = Transformer(config, rules), make_optimizer(train)
+    model, optimizer = Transformer(config, rules), make_optimizer(train, config)
     with jax.set_mesh(mesh):
         state = init_state(model, optimizer, mesh, rules, train.seed)
         sharding = batch_sharding(mesh, rules)

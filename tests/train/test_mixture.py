@@ -110,7 +110,7 @@ def test_muon_takes_orthogonal_steps_for_each_expert_and_leaves_the_router():
     grads = {"layers": {"mlp": {n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in shapes.items()}}}
     params = jax.tree.map(jnp.ones_like, grads)
     config = replace(TRAIN, optimizer="muon", warmup_steps=0, muon_learning_rate=1.0, weight_decay=0.0, clip_norm=1e9)
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, MIXTURE)
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
     for name in ("up", "down"):
         shape = updates["layers"]["mlp"][name].shape

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.config import ModelConfig
 from train.config import TrainConfig
 from train.optimizer import is_matrix, learning_rate, make_optimizer, muon_dimensions
 
@@ -23,12 +24,13 @@ PARAMS = {
     },
 }
 
+MODEL = ModelConfig()
 FLAT = TrainConfig(steps=10, warmup_steps=0, final_learning_rate=1.0)  # one learning rate for every step
 
 
 def test_adamw_step_by_hand():
     config = replace(FLAT, learning_rate=0.1, weight_decay=0.5, clip_norm=1e9, epsilon=1e-3)
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, MODEL)
     grads = jax.tree.map(lambda leaf: jnp.full_like(leaf, 3.0), PARAMS)
     updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
     # First step: m / (1 - beta1) = g and v / (1 - beta2) = g^2, so the step is g / (|g| + eps).
@@ -42,7 +44,7 @@ def test_adamw_step_by_hand():
 
 def test_long_gradients_are_scaled_to_the_clip_norm():
     config = replace(FLAT, weight_decay=0.0, clip_norm=1.0, epsilon=1e3, learning_rate=1.0)
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, MODEL)
     grads = jax.tree.map(lambda leaf: jnp.full_like(leaf, 3.0), PARAMS)
     count = sum(leaf.size for leaf in jax.tree.leaves(PARAMS))
     updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
@@ -61,7 +63,7 @@ def test_muon_takes_orthogonal_steps_in_each_layers_matrices():
     config = TrainConfig(
         steps=10, warmup_steps=0, optimizer="muon", muon_learning_rate=1.0, weight_decay=0.0, clip_norm=1e9
     )
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, MODEL)
     rng = np.random.default_rng(0)
     grads = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), PARAMS)
     updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
@@ -82,7 +84,7 @@ def test_beside_muon_the_rest_takes_adamws_own_step():
     grads = jax.tree.map(lambda leaf: jnp.full_like(leaf, 3.0), PARAMS)
     both = []
     for name in ("adamw", "muon"):
-        optimizer = make_optimizer(replace(config, optimizer=name))
+        optimizer = make_optimizer(replace(config, optimizer=name), MODEL)
         both.append(optimizer.update(grads, optimizer.init(PARAMS), PARAMS)[0])
     adamw, muon = both
     np.testing.assert_array_equal(adamw["embedding"], muon["embedding"])

@@ -44,7 +44,7 @@ def run_steps(
     """Train on `batches` in turn from the seed's initial state; on one device unless told."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:1]) if mesh_config is None else make_mesh(mesh_config)
     rules = ShardingRules()
-    model, optimizer = Transformer(config, rules), optimizer or make_optimizer(train)
+    model, optimizer = Transformer(config, rules), optimizer or make_optimizer(train, config)
 
     def step(state: TrainState, batch: Batch) -> Any:
         return train_step(
