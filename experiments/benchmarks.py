@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.config import Experiment
 from experiments.peers import PpoShape, TrlPpo
@@ -35,7 +35,7 @@ from train.flops import matmul_parameters, measured_matmul_flops, train_flops_pe
 from train.loop import check_batch_divides, check_fits, compute_dtype
 from train.narration.truth import word_probabilities
 from train.narration.words import split_words
-from train.optimizer import make_optimizer
+from train.optimizer import hyperparameters
 from train.step import abstract_state, batch_sharding, compile_step, init_state, place
 
 
@@ -91,22 +91,22 @@ def training_step(experiment: Experiment, mesh: Mesh) -> Step:
     length = experiment.data.sequence_length
     check_batch_divides(train, length, mesh, rules)
     model = Transformer(config, rules, compute_dtype(train.precision))
-    optimizer = make_optimizer(train, config)
     shape = (train.batch_size, length)
     tokens = jax.random.randint(jax.random.key(0), shape, 0, config.vocabulary)
     positions = jnp.broadcast_to(jnp.arange(length), shape)
     batch = Batch(tokens, jnp.roll(tokens, -1, 1), positions, jnp.ones_like(tokens), jnp.ones(shape))
-    check_fits(abstract_state(model, optimizer, mesh, rules))
+    check_fits(abstract_state(model, train, mesh, rules))
     with jax.set_mesh(mesh):
         batch = place(batch, batch_sharding(mesh, rules))
-        state = init_state(model, optimizer, mesh, rules, seed=0)
+        numbers = place(hyperparameters(train), NamedSharding(mesh, PartitionSpec()))
+        state = init_state(model, train, mesh, rules)
         start = time.perf_counter()
-        compiled = compile_step(model, optimizer, train, state, batch)
+        compiled = compile_step(model, train, state, batch)
         compile_seconds = time.perf_counter() - start
 
     def run() -> None:
         nonlocal state
-        state, metrics = compiled(state, batch)
+        state, metrics = compiled(state, batch, numbers)
         metrics["loss"].block_until_ready()
 
     return Step(model, compiled, compile_seconds, run)

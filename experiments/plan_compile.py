@@ -148,7 +148,7 @@ def _compile(experiment: Any, topology: str, doing: Callable[[str], None]) -> di
     from model.sharding import make_mesh
     from model.transformer import Transformer
     from train.batches import Batch
-    from train.optimizer import make_optimizer
+    from train.optimizer import hyperparameters
     from train.step import abstract_state, batch_sharding, jitted_step
 
     doing("placing the state")
@@ -159,15 +159,14 @@ def _compile(experiment: Any, topology: str, doing: Callable[[str], None]) -> di
     devices = topologies.get_topology_desc(topology, platform="tpu", chips_per_host_bounds=bounds).devices
     mesh, rules, train = make_mesh(experiment.mesh, devices), experiment.sharding, experiment.train
     model = Transformer(experiment.model, rules, jnp.bfloat16)
-    optimizer = make_optimizer(train, experiment.model)
-    state = abstract_state(model, optimizer, mesh, rules)
+    state = abstract_state(model, train, mesh, rules)
     shape, sharding = (train.batch_size, experiment.data.sequence_length), batch_sharding(mesh, rules)
     dtypes = [jnp.float32 if name == "weights" else jnp.int32 for name in Batch._fields]
     shapes: list[Any] = [jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for dtype in dtypes]
     batch = Batch(*shapes)
     with jax.set_mesh(mesh):
         doing("tracing the step")
-        traced = jitted_step(model, optimizer, train, state).trace(state, batch)
+        traced = jitted_step(model, train, state).trace(state, batch, hyperparameters(train))
         doing("compiling it for the chips")
         compiled = traced.lower().compile()
     seconds = time.monotonic() - start

@@ -29,14 +29,24 @@ from train.evaluation import bits_per_byte, evaluate, text_bytes
 from train.flops import peak_flops, train_flops_per_token
 from train.metrics import Logs
 from train.objective import next_token_loss
-from train.optimizer import learning_rate, make_optimizer
+from train.optimizer import hyperparameters, learning_rate
 from train.progress import bar, say
 from train.run_directory import StageDirectory
-from train.step import Metrics, TrainState, abstract_state, batch_sharding, compile_step, init_state, place
+from train.step import (
+    Metrics,
+    TrainState,
+    abstract_state,
+    as_given,
+    batch_sharding,
+    compile_step,
+    init_state,
+    place,
+)
 
 SKIPPED_LIMIT = 10
 Watch = Callable[[int, Mapping[str, Any]], None]
 """Told the step and what `evaluate` found."""
+_nats = jax.jit(next_token_loss, static_argnames=("model", "vocab_chunk"))  # traced once for all runs of a shape
 
 
 class Interrupted(Exception):
@@ -138,9 +148,8 @@ def fit(bench: Workbench, stop: StopRequest) -> dict[str, Any]:
         Diverged: updates or the held-out loss stayed not finite.
         UserError: the state does not fit, or a checkpoint could not be read or written.
     """
-    config, model = bench.config, bench.model
-    optimizer = make_optimizer(config, model.config)
-    abstract = abstract_state(model, optimizer, bench.mesh, bench.rules)
+    config = bench.config
+    abstract = abstract_state(bench.model, config, bench.mesh, bench.rules)
     check_fits(abstract)
     checkpoints = Checkpoints(bench.directory.checkpoints, keep=config.checkpoints_kept)
     restored = checkpoints.restore(abstract)
@@ -149,7 +158,7 @@ def fit(bench: Workbench, stop: StopRequest) -> dict[str, Any]:
         say(f"continuing from step {counts.step} of {config.steps}.")
     else:
         given = bench.initial(abstract.params) if bench.initial else None
-        state, counts = init_state(model, optimizer, bench.mesh, bench.rules, config.seed), Counts()
+        state, counts = init_state(bench.model, config, bench.mesh, bench.rules), Counts()
         if given is not None:
             state = state._replace(params=given)
     logs = Logs(bench.directory, counts.step if restored else -1, config.tensorboard)
@@ -202,19 +211,21 @@ class _Session:
         self.bench, self.checkpoints, self.logs, self.counts = bench, checkpoints, logs, counts
         self.sharding = batch_sharding(bench.mesh, bench.rules)
         self.byte_lengths = bench.tokenizer.byte_lengths
-        self.loss_of = jax.jit(partial(next_token_loss, bench.model, vocab_chunk=bench.config.vocab_chunk))
-        self.schedule = learning_rate(bench.config, bench.config.learning_rate)
+        self.model, self.numbers = as_given(bench.model), hyperparameters(bench.config)
+        self.loss_of = partial(_nats, self.model, vocab_chunk=bench.config.vocab_chunk)
+        self.schedule = learning_rate(bench.config, self.numbers, self.numbers.learning_rate)
         self.length = bench.training[0].tokens.shape[1]
         self.peak = peak_flops()
         self.clock = time.perf_counter()
 
     def train(self, state: TrainState, stop: StopRequest) -> TrainState:
         """All steps that are left."""
-        config, model, counts = self.bench.config, self.bench.model, self.counts
+        config, counts = self.bench.config, self.counts
         batches = prefetch(self.bench.training, counts.step)
         say("compiling the training step ...")
         first = place(self.bench.training[0], self.sharding)
-        run_step = compile_step(model, make_optimizer(config, model.config), config, state, first)
+        run_step = compile_step(self.model, config, state, first)
+        numbers = place(self.numbers, NamedSharding(self.bench.mesh, PartitionSpec()))
         with bar("training", config.steps, done=counts.step) as advance:
             window_tokens, window_start = 0, self._tick()
             metrics: Metrics | None = None
@@ -222,7 +233,7 @@ class _Session:
                 batch = next(batches)
                 tokens = int((batch.segments > 0).sum())
                 before, asked = metrics, stop.agreed(self.bench.mesh)
-                state, metrics = run_step(state, place(batch, self.sharding))
+                state, metrics = run_step(state, place(batch, self.sharding), numbers)
                 self._check_healthy(before)  # waits for the step before, while this one is under way
                 stopping = asked()
                 if stopping and not stop.received:
@@ -307,7 +318,7 @@ class _Session:
         """What the model writes now, at temperature 1; the same for the same seed and step."""
         bench, config = self.bench, self.bench.config
         key = jax.random.fold_in(jax.random.key(config.seed), self.counts.step)
-        drawn = stream(bench.model, state.params, bench.prompt, SamplingConfig(), key, config.sample_tokens, bench.ends)
+        drawn = stream(self.model, state.params, bench.prompt, SamplingConfig(), key, config.sample_tokens, bench.ends)
         return bench.tokenizer.decode(token for token, _ in drawn if token not in bench.ends)
 
     def _tick(self) -> float:

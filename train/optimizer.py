@@ -1,10 +1,13 @@
-"""Optimizers and learning-rate schedules, assembled from optax."""
+"""Optimizers and learning-rate schedules, assembled from optax, with all their numbers in one place."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
+from jaxtyping import Array, Float
 from optax.contrib import MuonDimensionNumbers, muon
 
 from model.config import ModelConfig
@@ -12,53 +15,90 @@ from model.parametrization import epsilon_scale, learning_rate_scale
 from model.sharding import path_keys
 from train.config import TrainConfig, check_rule
 
+Scalar: TypeAlias = Float[np.ndarray | Array, ""]
 
-def learning_rate(config: TrainConfig, peak: float) -> optax.Schedule:
-    """Learning rate of each update, the first being 0: linear warm-up, then cosine, or a plateau with a linear end.
+
+class Hyperparameters(NamedTuple):
+    """The numbers of an optimizer and its schedule, as a compiled step is given them: runs that differ in nothing else
+    share one program."""
+
+    learning_rate: Scalar
+    muon_learning_rate: Scalar
+    final_learning_rate: Scalar
+    """A share of the peak."""
+    beta1: Scalar
+    beta2: Scalar
+    epsilon: Scalar
+    weight_decay: Scalar
+    clip_norm: Scalar
+    steps: Scalar
+    warmup_steps: Scalar
+    decay_steps: Scalar
+    """Over which the learning rate falls, at the end."""
+
+
+def hyperparameters(config: TrainConfig) -> Hyperparameters:
+    """The numbers of a config; a warm-up or decay longer than the run ends with it."""
+    warmup = min(config.warmup_steps, config.steps)
+    share = 1.0 if config.schedule == "cosine" else config.decay_fraction
+    decay = min(round(config.steps * share), config.steps - warmup)
+    numbers = {**vars(config), "warmup_steps": warmup, "decay_steps": decay}
+    return Hyperparameters(*(np.asarray(numbers[name], np.float32) for name in Hyperparameters._fields))
+
+
+def learning_rate(config: TrainConfig, numbers: Hyperparameters, peak: Scalar) -> optax.Schedule:
+    """Learning rate of each update: linear warm-up, then cosine, or a plateau with a linear end.
 
     The first update already has a share of the peak, and the last one exactly the final rate.
     """
-    warmup = min(config.warmup_steps, config.steps)
-    end = peak * config.final_learning_rate
-    if config.schedule == "cosine":
-        by_step = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(config.steps, warmup + 1), end)
-        return lambda update: by_step(update + 1)
-    decay = min(round(config.steps * config.decay_fraction), config.steps - warmup)
-    parts = [
-        optax.linear_schedule(0.0, peak, warmup),
-        optax.constant_schedule(peak),
-        optax.linear_schedule(peak, end, decay),
-    ]
-    by_step = optax.join_schedules(parts, [warmup, config.steps - decay])
-    return lambda update: by_step(update + 1)
+
+    def rate(update: Any) -> Scalar:
+        step = update + 1
+        begun = step - (numbers.steps - numbers.decay_steps)
+        progress = jnp.clip(begun / jnp.maximum(numbers.decay_steps, 1), 0, 1)
+        left = (1 + jnp.cos(jnp.pi * progress)) / 2 if config.schedule == "cosine" else 1 - progress
+        falling = numbers.final_learning_rate + (1 - numbers.final_learning_rate) * left
+        return peak * jnp.where(step < numbers.warmup_steps, step / jnp.maximum(numbers.warmup_steps, 1), falling)
+
+    return rate
 
 
-def make_optimizer(config: TrainConfig, model: ModelConfig) -> optax.GradientTransformation:
+def make_optimizer(
+    config: TrainConfig, model: ModelConfig, numbers: Hyperparameters | None = None
+) -> optax.GradientTransformation:
     """Clip, then AdamW or Muon; weight decay on matrices only.
+
+    Args:
+        numbers: taken in place of the config's own.
 
     Raises:
         UserError: the model's parametrization has no rule for the optimizer.
     """
     check_rule(config, model)
-    clip = optax.clip_by_global_norm(config.clip_norm)
-    rate = learning_rate(config, config.learning_rate)
+    numbers = hyperparameters(config) if numbers is None else numbers
+    clip, rate = optax.clip_by_global_norm(numbers.clip_norm), learning_rate(config, numbers, numbers.learning_rate)
     if model.parametrization == "completep":
-        return optax.chain(clip, completep_adamw(config, model, rate))
+        return optax.chain(clip, completep_adamw(model, numbers, rate))
     adamw = optax.adamw(
-        rate, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay, mask=is_matrix
+        rate,
+        numbers.beta1,
+        numbers.beta2,
+        numbers.epsilon,
+        weight_decay=numbers.weight_decay,
+        mask=is_matrix,
     )
     if config.optimizer == "adamw":
         return optax.chain(clip, adamw)
     matrices = muon(
-        learning_rate(config, config.muon_learning_rate),
-        weight_decay=config.weight_decay,
+        learning_rate(config, numbers, numbers.muon_learning_rate),
+        weight_decay=numbers.weight_decay,
         muon_weight_dimension_numbers=muon_dimensions,
     )
     return optax.chain(clip, optax.partition({"adamw": adamw, "muon": matrices}, _rule))
 
 
 def completep_adamw(
-    config: TrainConfig, model: ModelConfig, rate: optax.ScalarOrSchedule
+    model: ModelConfig, numbers: Hyperparameters, rate: optax.ScalarOrSchedule
 ) -> optax.GradientTransformation:
     """AdamW with each parameter's own learning rate, weight decay and epsilon (`model.parametrization` has the table).
 
@@ -67,9 +107,9 @@ def completep_adamw(
     """
     return optax.chain(
         _scale_each(lambda path: 1 / epsilon_scale(model, path)),
-        optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
+        optax.scale_by_adam(numbers.beta1, numbers.beta2, numbers.epsilon),
         _scale_each(lambda path: learning_rate_scale(model, path)),
-        optax.add_decayed_weights(config.weight_decay, is_matrix),
+        optax.add_decayed_weights(numbers.weight_decay, is_matrix),
         optax.scale_by_learning_rate(rate),
     )
 

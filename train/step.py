@@ -1,8 +1,9 @@
 """The train state and the one jitted step that moves it. Pure functions; where arrays live comes from the rules."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -12,14 +13,16 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
-from model.config import ShardingRules
+from model.config import ModelConfig, ShardingRules
 from model.sharding import constrain, logical_axes, partition_spec, state_shardings
 from model.transformer import Transformer
 from train.batches import Batch
 from train.config import TrainConfig
 from train.objective import training_loss
+from train.optimizer import Hyperparameters, hyperparameters, make_optimizer
 
 Metrics = dict[str, Float[Array, ""]]
+Arrays = TypeVar("Arrays")  # a tree of them
 
 
 class TrainState(NamedTuple):
@@ -33,59 +36,54 @@ class TrainState(NamedTuple):
     skipped_in_a_row: Int[Array, ""]
 
 
-def init_state(
-    model: Transformer, optimizer: optax.GradientTransformation, mesh: Mesh, rules: ShardingRules, seed: int
-) -> TrainState:
+def init_state(model: Transformer, config: TrainConfig, mesh: Mesh, rules: ShardingRules) -> TrainState:
     """A fresh state, made where the rules put it: no array is ever whole on one device of many."""
-    make, shardings = _state_maker(model, optimizer, mesh, rules)
+    make, shardings = _state_maker(model, _program(config), mesh, rules)
     with jax.set_mesh(mesh):
-        return jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
+        return jax.jit(make, out_shardings=shardings)(jax.random.key(config.seed))
 
 
-def abstract_state(
-    model: Transformer, optimizer: optax.GradientTransformation, mesh: Mesh, rules: ShardingRules
-) -> TrainState:
+def abstract_state(model: Transformer, config: TrainConfig, mesh: Mesh, rules: ShardingRules) -> TrainState:
     """Shapes, dtypes and shardings of the state, without making it."""
-    make, shardings = _state_maker(model, optimizer, mesh, rules)
+    make, shardings = _state_maker(model, _program(config), mesh, rules)
     shapes = jax.eval_shape(make, jax.random.key(0))
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
+@lru_cache(maxsize=8)
 def _state_maker(
-    model: Transformer, optimizer: optax.GradientTransformation, mesh: Mesh, rules: ShardingRules
+    model: Transformer, config: TrainConfig, mesh: Mesh, rules: ShardingRules
 ) -> tuple[Callable[[Array], TrainState], Any]:
-    tokens = jnp.zeros((1, 1), jnp.int32)
+    optimizer = make_optimizer(config, model.config)
+
+    def boxed(key: Array) -> Any:
+        return model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
 
     def make(key: Array) -> TrainState:
-        params = nn.unbox(model.init(key, tokens))["params"]
+        params = nn.unbox(boxed(key))
         zero = jnp.zeros((), jnp.int32)
         return TrainState(zero, params, optimizer.init(params), zero, zero)
 
-    axes = logical_axes(jax.eval_shape(model.init, jax.random.key(0), tokens))["params"]
+    axes = logical_axes(jax.eval_shape(boxed, jax.random.key(0)))
     shardings = state_shardings(mesh, rules, axes, jax.eval_shape(make, jax.random.key(0)))
     return make, shardings
 
 
 def train_step(
-    state: TrainState,
-    batch: Batch,
-    *,
-    model: Transformer,
-    optimizer: optax.GradientTransformation,
-    accumulation: int,
-    vocab_chunk: int | None,
+    state: TrainState, batch: Batch, numbers: Hyperparameters, *, model: Transformer, config: TrainConfig
 ) -> tuple[TrainState, Metrics]:
-    """One update on one batch.
+    """One update on one batch, by the config's rule with these numbers.
 
     The loss is the mean over the batch's real targets, however many parts it is computed in. An update with a
     loss or gradient that is not finite is left out and counted; the step number moves on all the same.
 
     A mixture's balance statistics are those of each part: its load-balancing loss is the parts' mean.
     """
-    count = jnp.maximum(batch.weights.sum(), 1)
+    count, accumulation = jnp.maximum(batch.weights.sum(), 1), config.accumulation
+    optimizer = make_optimizer(config, model.config, numbers)
 
     def loss_of(params: Any, part: Batch) -> tuple[Float[Array, ""], dict[str, Array]]:
-        return jax.tree.map(lambda summed: summed / count, training_loss(model, params, part, vocab_chunk))
+        return jax.tree.map(lambda summed: summed / count, training_loss(model, params, part, config.vocab_chunk))
 
     value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
     if accumulation == 1:
@@ -127,26 +125,35 @@ def train_step(
     return new_state, metrics
 
 
-def jitted_step(
-    model: Transformer, optimizer: optax.GradientTransformation, config: TrainConfig, state: TrainState
-) -> Any:
+def jitted_step(model: Transformer, config: TrainConfig, state: TrainState) -> Any:
     """`train_step`, to be traced or compiled. The given state is used up; the new one lies where it lay."""
-    step = partial(
-        train_step,
-        model=model,
-        optimizer=optimizer,
-        accumulation=config.accumulation,
-        vocab_chunk=config.vocab_chunk,
-    )
     places = jax.tree.map(lambda x: x.sharding, state)
+    step = partial(train_step, model=as_given(model), config=_program(config))
     return jax.jit(step, donate_argnums=0, out_shardings=(places, None))
 
 
-def compile_step(
-    model: Transformer, optimizer: optax.GradientTransformation, config: TrainConfig, state: TrainState, batch: Batch
-) -> Any:
-    """`jitted_step` compiled for these shapes and places."""
-    return jitted_step(model, optimizer, config, state).lower(state, batch).compile()
+def compile_step(model: Transformer, config: TrainConfig, state: TrainState, batch: Batch) -> Any:
+    """`jitted_step` compiled for these shapes and places; the same one for runs that differ in numbers alone."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (state, batch))
+    leaves, tree = jax.tree.flatten(shapes)
+    return _compiled(as_given(model), _program(config), tuple(leaves), tree)
+
+
+@lru_cache(maxsize=8)
+def _compiled(model: Transformer, config: TrainConfig, leaves: tuple[jax.ShapeDtypeStruct, ...], tree: Any) -> Any:
+    state, batch = jax.tree.unflatten(tree, leaves)
+    return jitted_step(model, config, state).lower(state, batch, hyperparameters(config)).compile()
+
+
+def _program(config: TrainConfig) -> TrainConfig:
+    """What of a config a compiled program depends on; all else at its default."""
+    fixed = ("optimizer", "schedule", "batch_size", "accumulation", "vocab_chunk")
+    return TrainConfig(**{name: getattr(config, name) for name in fixed})
+
+
+def as_given(model: Transformer) -> Transformer:
+    """The model to a program that is given its weights: the same however they began."""
+    return model.clone(config=replace(model.config, init_std=ModelConfig.init_std))
 
 
 def batch_sharding(mesh: Mesh, rules: ShardingRules) -> NamedSharding:
@@ -154,10 +161,10 @@ def batch_sharding(mesh: Mesh, rules: ShardingRules) -> NamedSharding:
     return NamedSharding(mesh, partition_spec(rules, ("batch", "sequence")))
 
 
-def place(batch: Batch, sharding: NamedSharding) -> Batch:
-    """Put a host batch on the mesh; each process hands over only the rows its devices hold."""
+def place(arrays: Arrays, sharding: NamedSharding) -> Arrays:
+    """Put what lies on the host, such as a batch, on the mesh; each process hands over only what its devices hold."""
 
     def put(array: np.ndarray) -> Array:
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
-    return Batch(*map(put, map(np.asarray, batch)))
+    return jax.tree.map(lambda x: put(np.asarray(x)), arrays)

@@ -15,7 +15,6 @@ from model.sharding import make_mesh
 from model.transformer import Transformer
 from train.batches import Batch
 from train.config import TrainConfig
-from train.optimizer import make_optimizer
 from train.step import abstract_state, batch_sharding, compile_step
 
 CONFIG = ModelConfig(layers=2, width=64, heads=8, mlp_width=128, vocab_size=64, context_length=32)
@@ -47,13 +46,13 @@ def step(mesh, accumulation=1, **changes):
     """What a training step sends, compiled and at least."""
     config, rules, mesh = replace(CONFIG, **changes), ShardingRules(), make_mesh(MeshConfig(**mesh))
     train = TrainConfig(batch_size=ROWS, accumulation=accumulation)
-    model, optimizer, place = Transformer(config, rules), make_optimizer(train, config), batch_sharding(mesh, rules)
+    model, place = Transformer(config, rules), batch_sharding(mesh, rules)
     whole, real = (
         jax.ShapeDtypeStruct((ROWS, config.context_length), dtype, sharding=place) for dtype in (jnp.int32, jnp.float32)
     )
-    state = abstract_state(model, optimizer, mesh, rules)
+    state = abstract_state(model, train, mesh, rules)
     with jax.set_mesh(mesh):
-        compiled = compile_step(model, optimizer, train, state, Batch(whole, whole, whole, whole, real))
+        compiled = compile_step(model, train, state, Batch(whole, whole, whole, whole, real))
     least = least_bytes(config, mesh.shape, ROWS, config.context_length, accumulation, scatters=False)
     return collective_bytes(compiled.as_text(), mesh.shape), least
 

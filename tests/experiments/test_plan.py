@@ -35,7 +35,7 @@ from model.transformer import Transformer
 from train.batches import Batch
 from train.config import DataConfig, TrainConfig
 from train.flops import train_flops_per_token
-from train.optimizer import make_optimizer
+from train.optimizer import hyperparameters
 from train.step import abstract_state, jitted_step
 
 SMALL = Experiment(
@@ -97,10 +97,10 @@ def test_what_is_executed_is_what_the_traced_step_has(remat, chunk):
     layout = small({"data": 4}, remat=remat, vocab_chunk=chunk)
     experiment = layout.experiment
     mesh, rules = make_mesh(MeshConfig(), jax.devices()[:1]), ShardingRules()
-    model, optimizer = Transformer(experiment.model, rules), make_optimizer(experiment.train, experiment.model)
-    state = abstract_state(model, optimizer, mesh, rules)
+    model, train = Transformer(experiment.model, rules), experiment.train
+    state = abstract_state(model, train, mesh, rules)
     batch = Batch(*(jnp.zeros((8, 16), jnp.float32 if name == "weights" else jnp.int32) for name in Batch._fields))
-    program = jitted_step(model, optimizer, experiment.train, state).trace(state, batch).jaxpr.jaxpr
+    program = jitted_step(model, train, state).trace(state, batch, hyperparameters(train)).jaxpr.jaxpr
     assert flops(layout)["executed"] == pytest.approx(traced_flops(program), rel=0.01)
     assert traced_flops(program, trips=False) < traced_flops(program)
     assert flops(layout)["formula"] == train_flops_per_token(experiment.model, 16) * 8 * 16

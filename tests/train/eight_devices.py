@@ -23,7 +23,7 @@ from rlhf.rollout import generate
 from tests.train import tiny
 from tests.train.tiny import random_batch
 from train.config import TrainConfig
-from train.optimizer import make_optimizer
+from train.optimizer import hyperparameters
 from train.step import batch_sharding, compile_step, init_state, place
 
 # Grouped queries, and a vocabulary that every axis divides.
@@ -52,14 +52,14 @@ MESHES: dict[str, tuple[str, MeshConfig, ModelConfig, TrainConfig]] = {
 
 def two_steps(mesh: Mesh, rules: ShardingRules, config: ModelConfig, train: TrainConfig) -> tuple[Any, list[Any]]:
     """The state after two updates, and after the first one on the host. Its first moments are the first gradient."""
-    model, optimizer = Transformer(config, rules), make_optimizer(train, config)
+    model, numbers = Transformer(config, rules), hyperparameters(train)
     with jax.set_mesh(mesh):
-        state = init_state(model, optimizer, mesh, rules, train.seed)
+        state = init_state(model, train, mesh, rules)
         sharding = batch_sharding(mesh, rules)
-        step = compile_step(model, optimizer, train, state, place(BATCHES[0], sharding))
+        step = compile_step(model, train, state, place(BATCHES[0], sharding))
         seen = []
         for batch in BATCHES:
-            state, metrics = step(state, place(batch, sharding))
+            state, metrics = step(state, place(batch, sharding), numbers)
             seen.append(jax.device_get((metrics["loss"], state.params, state.opt_state)))
     return state, seen
 

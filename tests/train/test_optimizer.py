@@ -9,7 +9,7 @@ import pytest
 
 from model.config import ModelConfig
 from train.config import TrainConfig
-from train.optimizer import is_matrix, learning_rate, make_optimizer, muon_dimensions
+from train.optimizer import hyperparameters, is_matrix, learning_rate, make_optimizer, muon_dimensions
 
 # One layer's worth of each kind of parameter, stacked over two layers.
 PARAMS = {
@@ -94,7 +94,8 @@ def test_beside_muon_the_rest_takes_adamws_own_step():
 
 def by_step(config):
     """Learning rate after which step, counted from one; the schedule itself counts updates from zero."""
-    schedule = learning_rate(config, config.learning_rate)
+    numbers = hyperparameters(config)
+    schedule = learning_rate(config, numbers, numbers.learning_rate)
     return lambda step: schedule(step - 1)
 
 
@@ -118,5 +119,5 @@ def test_warmup_stable_decay_schedule():
 
 def test_schedules_shorter_than_their_warmup_do_not_break():
     for schedule in ("cosine", "wsd"):
-        rate = learning_rate(replace(TrainConfig(), steps=3, warmup_steps=50, schedule=schedule), 1.0)
-        assert all(np.isfinite(float(rate(step))) for step in range(5))
+        rate = by_step(TrainConfig(steps=3, warmup_steps=50, schedule=schedule, learning_rate=1.0))
+        assert [float(rate(step)) for step in range(4)] == pytest.approx([0, 1 / 3, 2 / 3, 1])

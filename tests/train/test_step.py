@@ -6,8 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from model.config import MeshConfig
+from model.config import MeshConfig, ShardingRules
+from model.sharding import make_mesh
+from model.transformer import Transformer
 from tests.train.tiny import CONFIG, TRAIN, random_batch, run_steps
+from train.step import abstract_state, batch_sharding, compile_step, place
 
 BATCHES = [random_batch(seed) for seed in range(3)]
 
@@ -68,3 +71,16 @@ def test_training_lowers_the_loss_of_what_it_sees():
 def test_muon_trains_too():
     _, metrics, _ = run_steps([BATCHES[0]] * 20, replace(TRAIN, optimizer="muon"))
     assert metrics[-1]["loss"] < 0.85 * metrics[0]["loss"]
+
+
+def test_runs_that_differ_in_numbers_share_one_program():
+    mesh, rules = make_mesh(MeshConfig(), jax.devices()[:1]), ShardingRules()
+    other = replace(TRAIN, learning_rate=1e-2, beta2=0.9, weight_decay=0.0, warmup_steps=7, steps=30, seed=1)
+    programs = []
+    with jax.set_mesh(mesh):
+        for train, std in ((TRAIN, 0.02), (other, 0.1), (replace(TRAIN, optimizer="muon"), 0.02)):
+            model = Transformer(replace(CONFIG, init_std=std))
+            batch = place(BATCHES[0], batch_sharding(mesh, rules))
+            programs.append(compile_step(model, train, abstract_state(model, train, mesh, rules), batch))
+    assert programs[0] is programs[1]
+    assert programs[0] is not programs[2]

@@ -1,11 +1,11 @@
 """A model, a mesh and batches small enough that a training step takes milliseconds."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from model.config import MeshConfig, ModelConfig, ShardingRules
@@ -14,7 +14,7 @@ from model.sharding import make_mesh
 from model.transformer import Transformer
 from train.batches import Batch
 from train.config import TrainConfig
-from train.optimizer import make_optimizer
+from train.optimizer import hyperparameters
 from train.step import TrainState, batch_sharding, init_state, place, train_step
 
 CONFIG: ModelConfig = replace(small(depth=2, context_length=16), width=32, mlp_width=64, vocab_size=40)
@@ -39,28 +39,15 @@ def run_steps(
     train: TrainConfig = TRAIN,
     config: ModelConfig = CONFIG,
     mesh_config: MeshConfig | None = None,
-    optimizer: optax.GradientTransformation | None = None,
 ) -> tuple[TrainState, list[dict[str, Any]], Mesh]:
     """Train on `batches` in turn from the seed's initial state; on one device unless told."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:1]) if mesh_config is None else make_mesh(mesh_config)
     rules = ShardingRules()
-    model, optimizer = Transformer(config, rules), optimizer or make_optimizer(train, config)
-
-    def step(state: TrainState, batch: Batch) -> Any:
-        return train_step(
-            state,
-            batch,
-            model=model,
-            optimizer=optimizer,
-            accumulation=train.accumulation,
-            vocab_chunk=train.vocab_chunk,
-        )
-
-    metrics = []
+    model, metrics = Transformer(config, rules), []
     with jax.set_mesh(mesh):
-        state = init_state(model, optimizer, mesh, rules, train.seed)
-        compiled = jax.jit(step)
+        state = init_state(model, train, mesh, rules)
+        step = jax.jit(partial(train_step, model=model, config=train))
         for batch in batches:
-            state, measured = compiled(state, place(batch, batch_sharding(mesh, rules)))
+            state, measured = step(state, place(batch, batch_sharding(mesh, rules)), hyperparameters(train))
             metrics.append({name: value.item() for name, value in measured.items()})
     return state, metrics, mesh
