@@ -6,6 +6,7 @@ storage and not locked has lost its worker, and is taken up again. A worker else
 that it keeps moving, and counts as lost when that has stood still for a while: no clocks are compared.
 """
 
+import fcntl
 import os
 import platform
 import threading
@@ -21,7 +22,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from experiments.search_space import Range, Value
@@ -162,8 +163,8 @@ class Study:
             if message:
                 taken.trial.set_user_attr(MESSAGE, message)
             self._study.sampler = RandomSampler()  # a grid's would stop a loop of Optuna's own, which there is not
-            self._study.tell(taken.trial._trial_id, value, state)
-        except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+            self._study.tell(taken.trial, value, state)
+        except optuna.exceptions.UpdateFinishedTrialError:
             pass  # another took it for lost, and was faster
         finally:
             taken.held.close()
@@ -247,7 +248,24 @@ def _storage(storage: str) -> str | BaseStorage:
     """A database by its URL, or a journal by its path."""
     if "://" in storage:
         return storage
-    return JournalStorage(JournalFileBackend(storage))
+    return JournalStorage(JournalFileBackend(storage, _Lock(storage)))
+
+
+class _Lock(JournalFileOpenLock):
+    """Of a journal, as `RunDirectory.lock`: the system lets go when a process ends, however it ends.
+
+    Optuna's own locks are files, which one that is killed leaves behind for others to wait on.
+    """
+
+    def acquire(self) -> bool:
+        """Wait for it."""
+        self._file = open(self._lock_file, "a")  # noqa: SIM115
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        """Let go."""
+        self._file.close()
 
 
 def _distribution(values: Range) -> BaseDistribution:
