@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from model.config import ModelConfig
+from model.errors import UserError
 from train.config import TrainConfig
 from train.optimizer import hyperparameters, is_matrix, learning_rate, make_optimizer, muon_dimensions
 
@@ -50,6 +51,31 @@ def test_long_gradients_are_scaled_to_the_clip_norm():
     updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
     # With a huge epsilon the step is about g / eps: proportional to the clipped gradient, of norm 1.
     np.testing.assert_allclose(updates["embedding"], -(1 / np.sqrt(count)) / 1e3, rtol=1e-3)
+
+
+def test_completep_takes_each_parameters_own_step():
+    """By hand as above, with a learning rate, a decay and an epsilon for each (Dey et al. 2025, table 1)."""
+    model = replace(MODEL, width=256, layers=6, parametrization="completep", base_width=64, base_layers=2)
+    config = replace(FLAT, learning_rate=0.1, weight_decay=0.5, clip_norm=1e9, epsilon=10.0)
+    optimizer = make_optimizer(config, model)
+    grads = jax.tree.map(lambda leaf: jnp.full_like(leaf, 3.0), PARAMS)
+    updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
+
+    def step(rate, decay, epsilon, weight):
+        return -rate * 0.1 * (3.0 / (3.0 + epsilon * 10.0) + decay * 0.5 * weight)
+
+    attention, inside = updates["layers"]["attention"], 1 / (4 * 3)
+    for name in ("query", "output"):
+        np.testing.assert_allclose(attention[name], step(1 / 4, 4, inside, 1.0), rtol=1e-5)
+    np.testing.assert_allclose(attention["query_bias"], step(1, 0, inside, 1.0), rtol=1e-5)
+    np.testing.assert_allclose(updates["layers"]["mlp_norm"]["scale"], step(1, 0, inside, 1.0), rtol=1e-5)
+    np.testing.assert_allclose(updates["embedding"], step(1, 1, 1 / 4, 2.0), rtol=1e-5)
+
+
+def test_completep_has_no_rule_for_muon():
+    model = replace(MODEL, parametrization="completep", base_width=64, base_layers=2)
+    with pytest.raises(UserError, match=r"completep has rules for train.optimizer=adamw, not muon"):
+        make_optimizer(replace(FLAT, optimizer="muon"), model)
 
 
 def test_decay_is_for_matrices_only():
