@@ -142,25 +142,25 @@ def findings(
         for parametrization in PARAMETRIZATIONS if models else ():
             configs = [parametrized(model, parametrization, models[0]) for model in models]
             measured = [check.measure(config, seeds, advance) for config in configs]
-            curves = _curves(measured, by_block=along == "width")
-            fitted = {which: fit_slope(which, sizes, values) for which, values in curves.items()}
+            lines = curves(measured, by_block=along == "width")
+            fitted = {which: fit_slope(which, sizes, values) for which, values in lines.items()}
             found.append({"along": along, "parametrization": parametrization, "sizes": sizes, "activations": fitted})
     train = check.train
     told = {"name": name, "learning_rate": train.learning_rate, "steps": train.steps, "seeds": seeds}
     return {**told, "flat_within": FLAT, "checks": found, "session": session()}
 
 
-def _curves(measured: Sequence[Sequence[Mapping[str, Any]]], by_block: bool) -> dict[str, Any]:
+def curves(measured: Sequence[Sequence[Mapping[str, Any]]], by_block: bool) -> dict[str, Any]:
     """Changes by activation as [seed, size]: of each block, or the root mean square over them."""
-    curves: dict[str, Any] = {}
+    told: dict[str, Any] = {}
     for which in ACTIVATIONS:
         values = [[of_seed[which] for of_seed in of_size] for of_size in measured]
         if not by_block:
             values = [[np.sqrt(np.mean(np.square(value))) for value in of_size] for of_size in values]
         found = np.array(values).swapaxes(0, 1)
         whole = found.ndim == 2
-        curves |= {which: found} if whole else {f"{which} {i + 1}": found[:, :, i] for i in range(found.shape[2])}
-    return curves
+        told |= {which: found} if whole else {f"{which} {i + 1}": found[:, :, i] for i in range(found.shape[2])}
+    return told
 
 
 def fit_slope(which: str, sizes: Sequence[int], rms: Float[np.ndarray, "seeds sizes"]) -> dict[str, Any]:

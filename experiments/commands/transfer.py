@@ -53,7 +53,10 @@ def main(argv: Sequence[str]) -> None:
     from train.progress import bar, say
 
     limits = {"below": (arguments.below, 0), "above": (arguments.above, 0), "seeds": (arguments.seeds, 1)}
-    for option, (number, least) in {**limits, "workers": (arguments.workers or 1, 1)}.items():
+    for option, (number, least) in {
+        **limits,
+        "workers": (1 if arguments.workers is None else arguments.workers, 1),
+    }.items():
         if number < least:
             raise UserError(f"--{option} {number} must be at least {least}.")
     name, experiment = find_experiment(arguments.name)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import cli
-from experiments.coordinate_check import fit_slope
+from experiments.coordinate_check import ACTIVATIONS, curves, fit_slope
 from model.errors import UserError
 from tests.experiments.narrador import TEXT
 
@@ -43,19 +43,26 @@ def compile_quickly():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+def test_over_depth_the_blocks_are_taken_together():
+    seeds = [{name: np.array(1.0) for name in ACTIVATIONS} | {"mlp": np.array([3.0, 5.0])}]
+    deeper = [seeds[0] | {"mlp": np.array([1.0, 1.0, 1.0, 7.0])}]
+    found = curves([seeds, deeper], by_block=False)
+    np.testing.assert_allclose(found["mlp"], [[17**0.5, 13**0.5]])
+    np.testing.assert_array_equal(found["logits"], [[1.0, 1.0]])
+    assert list(curves([seeds], by_block=True)) == ["embedding", "attention", "mlp 1", "mlp 2", *list(ACTIVATIONS)[3:]]
+
+
 def test_completep_is_flat_where_the_standard_parametrization_is_not(small, compile_quickly, tmp_path, capsys):
-    words = ["small.yaml", "--widths", "32", "128", "--depths", "2", "8", "--seeds", "2", "--out", "page", "--json"]
+    words = ["small.yaml", "--widths", "32", "128", "--seeds", "2", "--out", "page", "--json"]
     assert cli.main(["scale", "coordcheck", *words]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    slopes = {
-        (check["along"], check["parametrization"]): {name: a["slope"] for name, a in check["activations"].items()}
-        for check in found["checks"]
-    }
+    standard, completep = (
+        {name: fitted["slope"] for name, fitted in check["activations"].items()} for check in found["checks"]
+    )
     blocks = [f"{which} {block}" for which in ("attention", "mlp", "residual") for block in (1, 2)]
-    assert slopes["width", "completep"].keys() == {"embedding", *blocks, "last norm", "logits"}
-    print(slopes)
-    assert max(map(abs, slopes["width", "completep"].values())) < 0.25
-    assert slopes["width", "standard"]["logits"] > 0.5
+    assert list(completep) == ["embedding", *blocks, "last norm", "logits"]
+    assert max(map(abs, completep.values())) < 0.2
+    assert standard["logits"] > 0.5
     assert json.loads((tmp_path / "page" / "coordcheck.json").read_text()) == found
     assert "CompleteP over width 32 128" in (tmp_path / "page" / "report.md").read_text()
     assert "data:image/png" in (tmp_path / "page" / "report.html").read_text()
