@@ -31,7 +31,6 @@ CONFIG: ModelConfig = replace(
     llama(layers=2, width=32, heads=8, kv_heads=4, mlp_width=48), vocab_size=40, context_length=16
 )
 LOOPED = replace(CONFIG, scan=True, remat="full")
-COMPLETEP = replace(LOOPED, parametrization="completep", base_width=8, base_layers=1)
 MIXTURE = replace(CONFIG, experts=4)
 # Adam divides by the gradient's size: of a gradient that is all rounding it would make a whole step.
 TRAIN = replace(tiny.TRAIN, epsilon=1e-5)
@@ -41,7 +40,7 @@ BATCHES = [random_batch(seed) for seed in range(2)]
 MESHES: dict[str, tuple[str, MeshConfig, ModelConfig, TrainConfig]] = {
     "fsdp": ("fsdp+tensor", MeshConfig(fsdp=8), CONFIG, TRAIN),
     "data, tensor": ("tensor", MeshConfig(data=4, tensor=2), CONFIG, TRAIN),
-    "data, fsdp, tensor": ("fsdp+tensor", MeshConfig(data=2, fsdp=2, tensor=2), COMPLETEP, IN_PARTS),
+    "data, fsdp, tensor": ("fsdp+tensor", MeshConfig(data=2, fsdp=2, tensor=2), LOOPED, IN_PARTS),
     "fsdp, context": ("fsdp+context+tensor", MeshConfig(fsdp=4, context=2), LOOPED, TRAIN),
     "context, tensor": ("fsdp+tensor", MeshConfig(context=4, tensor=2), CONFIG, TRAIN),
     "expert, context, tensor": ("fsdp+tensor", MeshConfig(expert=2, context=2, tensor=2), CONFIG, IN_PARTS),
