@@ -1,4 +1,4 @@
-"""Named experiments: five small ones that run anywhere, and one for each published architecture."""
+"""Named experiments: some small ones that run anywhere, and one for each published architecture."""
 
 from dataclasses import dataclass, replace
 
@@ -67,6 +67,13 @@ NARRATOR_TINY = Experiment(
         sample_every=500,
         sample_prompt="O céu está",
     ),
+)
+
+# More of it, so that no run of a ladder sees a passage twice, and the whole held-out text, whose floor is known.
+NARRATOR_LADDER = replace(
+    NARRATOR_TINY,
+    data=replace(NARRATOR_TINY.data, sources=("narration:30000",), validation_fraction=0.01),
+    train=replace(NARRATOR_TINY.train, eval_batches=None),
 )
 
 TINY = Experiment(
@@ -207,6 +214,7 @@ RECIPES = {
 EXPERIMENTS: dict[str, Experiment] = {
     "narrator": NARRATOR,
     "narrator-tiny": NARRATOR_TINY,
+    "narrator-ladder": NARRATOR_LADDER,
     "tiny": TINY,
     "tiny-moe": TINY_MOE,
     "char": CHAR,

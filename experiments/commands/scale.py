@@ -8,6 +8,7 @@ from model.errors import unknown
 VERBS = {
     "devices": "training on more and more devices: speed, and what they send each other",
     "fit": "a law of the loss, by parameters and tokens, fitted to a table of runs",
+    "ladder": "runs of several sizes and budgets, and the law of their loss: plan, run, status, fit, report",
     "coordcheck": "what a few steps change in wider and deeper models, under both parametrizations",
     "transfer": "whether the best learning rate stays where it is in wider models",
 }
