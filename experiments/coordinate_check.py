@@ -26,7 +26,7 @@ from model.errors import UserError
 from model.transformer import Transformer
 from train.batches import Batch, PackedRows, training_batches
 from train.corpus import tokenize, train_tokenizer_once
-from train.optimizer import make_optimizer
+from train.optimizer import hyperparameters, make_optimizer
 from train.step import TrainState, train_step
 
 ACTIVATIONS = ("embedding", "attention", "mlp", "residual", "last norm", "logits")
@@ -84,6 +84,7 @@ class Check:
         self.train = replace(
             experiment.train,
             optimizer="adamw",
+            accumulation=1,
             learning_rate=rate,
             steps=steps,
             warmup_steps=0,
@@ -99,15 +100,16 @@ class Check:
 
     def measure(self, config: ModelConfig, seeds: int, advance: Callable[[], None]) -> list[dict[str, Any]]:
         """From each seed, the changes on a batch that comes after those trained on."""
-        model, optimizer = Transformer(config), make_optimizer(self.train, config)
-        step = partial(train_step, model=model, optimizer=optimizer, accumulation=1, vocab_chunk=None)
+        model, numbers = Transformer(config), hyperparameters(self.train)
+        opt_init = make_optimizer(self.train, config).init
 
         @jax.jit
         def of_seed(key: PRNGKeyArray, batches: Batch) -> dict[str, Array]:
             params = nn.unbox(model.init(key, batches.tokens[0]))["params"]
             zero = jnp.zeros((), jnp.int32)
-            state = TrainState(zero, params, optimizer.init(params), zero, zero)
+            state = TrainState(zero, params, opt_init(params), zero, zero)
             trained, probe = (jax.tree.map(lambda x, part=part: x[part], batches) for part in (slice(-1), -1))
+            step = partial(train_step, numbers=numbers, model=model, config=self.train)
             state, _ = jax.lax.scan(step, state, trained)
             return changes(model, params, state.params, probe)
 

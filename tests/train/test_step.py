@@ -12,6 +12,7 @@ from model.transformer import Transformer
 from tests.train.tiny import CONFIG, TRAIN, random_batch, run_steps
 from train.step import abstract_state, batch_sharding, compile_step, place
 
+WIDE = replace(CONFIG, parametrization="completep", base_width=8, base_layers=1)
 BATCHES = [random_batch(seed) for seed in range(3)]
 
 
@@ -30,10 +31,18 @@ def test_accumulation_equals_the_large_batch():
     assert worst(whole.params, parts.params) < 1e-5
 
 
-@pytest.mark.parametrize("mesh", [MeshConfig(data=2), MeshConfig(fsdp=2), MeshConfig(tensor=2)])
-def test_two_devices_equal_one(mesh):
-    one, one_metrics, _ = run_steps(BATCHES)
-    two, two_metrics, built = run_steps(BATCHES, mesh_config=mesh)
+@pytest.mark.parametrize(
+    ("mesh", "config"),
+    [
+        (MeshConfig(data=2), CONFIG),
+        (MeshConfig(fsdp=2), CONFIG),
+        (MeshConfig(tensor=2), CONFIG),
+        (MeshConfig(fsdp=2), WIDE),
+    ],
+)
+def test_two_devices_equal_one(mesh, config):
+    one, one_metrics, _ = run_steps(BATCHES, config=config)
+    two, two_metrics, built = run_steps(BATCHES, config=config, mesh_config=mesh)
     assert built.devices.size == 2
     for a, b in zip(one_metrics, two_metrics, strict=True):
         assert a == pytest.approx(b, rel=1e-5)
