@@ -142,7 +142,7 @@ def findings(name: str, cells: Sequence[Cell]) -> dict[str, Any]:
 
 def _curve(cells: Sequence[Cell]) -> dict[str, Any]:
     """Of one width: the mean loss over seeds by learning rate, none where one diverged; and the least."""
-    points = []
+    points: list[dict[str, Any]] = []
     for rate in sorted({cell.learning_rate for cell in cells}):
         losses = [cell.loss for cell in cells if cell.learning_rate == rate]
         known = [loss for loss in losses if loss is not None]

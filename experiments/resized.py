@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from model.config import ModelConfig
 from model.errors import UserError
@@ -18,7 +19,7 @@ def resized(model: ModelConfig, width: int, layers: int | None = None) -> ModelC
         UserError: the width is not a whole number of heads, or something else would not come out whole.
     """
     parts = {"heads": model.heads, "kv_heads": model.kv_heads, "mlp_width": model.mlp_width}
-    changed = {}
+    changed: dict[str, Any] = {}
     for name, size in parts.items():
         if size is not None and size * width % model.width:
             raise UserError(
