@@ -12,7 +12,7 @@ import platform
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,20 +78,19 @@ class Study:
                 study_name=name,
                 load_if_exists=True,
             )
-            known = self._study.user_attrs.get("sweep")
-            strangers = known is None and bool(self._study.get_trials(deepcopy=False))
-            if known is None and not strangers:
+            known, begun = self._study.user_attrs.get("sweep"), bool(self._study.get_trials(deepcopy=False))
+            changed = differences(known or {}, sweep.identity())
+            if changed and not begun:  # nothing to lose
                 self._study.set_user_attr("sweep", sweep.identity())
         except Exception as error:  # of the operating system, SQLAlchemy or a database's driver
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(f"the storage {shown(storage)!r} cannot be used: {reason[0][:300]}") from None
-        if strangers:
+        if begun and known is None:
             raise UserError(f"the study {name!r} in the storage {shown(storage)!r} was not made by 'narrador sweep'.")
-        if known is not None and (changed := differences(known, sweep.identity())):
-            lines = "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, old, new in changed)
+        if begun and changed:
             raise UserError(
-                f"the storage {shown(storage)!r} holds another study named {name!r}; nothing was changed.\n{lines}\n"
-                "Choose another folder with --out, which names the study too."
+                f"the storage {shown(storage)!r} holds another study named {name!r}; nothing was changed.\n"
+                f"{told_apart(changed)}\nChoose another folder with --out, which names the study too."
             )
 
     def trials(self) -> list[FrozenTrial]:
@@ -230,6 +229,11 @@ class Study:
 def outcome(trial: FrozenTrial) -> str:
     """What a trial came to: an `Outcome`, or running."""
     return trial.user_attrs.get(OUTCOME, "complete") if trial.state.is_finished() else "running"
+
+
+def told_apart(changed: Sequence[tuple[str, Any, Any]]) -> str:
+    """Differences of two sweeps, a line for each."""
+    return "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, old, new in changed)
 
 
 def shown(storage: str) -> str:

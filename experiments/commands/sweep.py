@@ -123,7 +123,7 @@ def _sweep(argv: Sequence[str], sweep: Sweep, directory: Path, as_json: bool) ->
 
 def _claim(sweep: Sweep, directory: Path) -> Any:
     """The study of a sweep, in its folder."""
-    from experiments.study import Study
+    from experiments.study import Study, told_apart
     from train.mapping import differences
 
     try:
@@ -132,10 +132,10 @@ def _claim(sweep: Sweep, directory: Path) -> Any:
         raise UserError(f"{str(directory)!r} is a file, not a folder for a sweep.") from None
     if (directory / "sweep.yaml").exists():
         changed = differences(load(directory).checked().identity(), sweep.identity())
-        if changed:
-            lines = "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, old, new in changed)
+        if changed and (directory / "trials").exists():
             raise UserError(
-                f"{str(directory)!r} holds another sweep; nothing was changed.\n{lines}\nChoose another --out."
+                f"{str(directory)!r} holds another sweep; nothing was changed.\n{told_apart(changed)}\n"
+                "Choose another --out."
             )
     elif strangers := sorted(child.name for child in directory.iterdir() if not child.name.startswith("journal.log")):
         raise UserError(f"{str(directory)!r} is not empty and holds no sweep: {', '.join(strangers[:5])}.")

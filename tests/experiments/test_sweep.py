@@ -239,10 +239,10 @@ def test_a_study_can_get_more_trials_later(tmp_path, storage):
 
 def test_another_study_in_the_storage_is_refused_with_the_difference(tmp_path):
     url = f"sqlite:///{tmp_path}/study.db"
-    begin(tmp_path / "a" / "s", f"{RATE}=log:1e-4:1", trials=1, storage=url)
-    with pytest.raises(
-        UserError, match=r"another study named 's'.*\n  param.train.learning_rate: 'log:0.0001:1.0' there"
-    ):
+    begin(tmp_path / "a" / "s", f"{RATE}=log:1e-5:1", trials=1, storage=url)  # of no trial yet: nothing to lose
+    begin(tmp_path / "a" / "s", f"{RATE}=log:1e-4:1", trials=1, storage=url).take()[0].held.close()
+    told = r"another study named 's'.*\n  param.train.learning_rate: 'log:0.0001:1.0' there, 'log:0.001:1.0' now"
+    with pytest.raises(UserError, match=told):
         begin(tmp_path / "b" / "s", f"{RATE}=log:1e-3:1", trials=1, storage=url)
     begin(tmp_path / "b" / "s", f"{RATE}=log:1e-4:1", trials=9, storage=url)
     stranger = optuna.create_study(storage=url, study_name="x")
