@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config import Experiment
+from experiments.resized import resized
 from model.config import ModelConfig
 from model.errors import UserError
 from train.config import TrainConfig
@@ -45,7 +46,9 @@ class Size:
     seconds_per_step: float = 0.0
     """On one worker's share of the machine while all work."""
     start_seconds: float = 0.0
-    """Until its first step: imports, data, compilation."""
+    """Until a process that trains it can compile its step."""
+    compile_seconds: float = 0.0
+    """Of each of its runs."""
     memory_bytes: int = 0
     """Of the compiled step: parameters, optimizer, gradients and activations."""
 
@@ -118,8 +121,9 @@ class Ladder:
 
     def seconds(self, cell: Cell) -> float:
         """How long a run is thought to take on a worker."""
-        size = self.size(cell.size)
-        return size.start_seconds + self.own_steps(cell) * size.seconds_per_step
+        size, own = self.size(cell.size), self.own_steps(cell)
+        start = size.start_seconds if own == cell.steps else 0.0
+        return start + size.compile_seconds + own * size.seconds_per_step
 
     def wall_seconds(self) -> float:
         """How long all are thought to take: chains handed to whichever worker is free, longest first."""
@@ -163,11 +167,7 @@ NEVER = 10**9
 def scaled(base: ModelConfig, size: Size) -> ModelConfig:
     """The model of another size of the family: heads as wide as the base's, numbers by CompleteP (Dey et al. 2025)."""
     return replace(
-        base,
-        width=size.width,
-        layers=size.layers,
-        heads=size.width // base.head_dim,
-        mlp_width=base.hidden_width * size.width // base.width,
+        resized(base, size.width, size.layers),
         parametrization="completep",
         base_width=base.base_width or base.width,
         base_layers=base.base_layers or base.layers,

@@ -161,7 +161,7 @@ def measure(ladder: Ladder, folder: Path, size: Size, started: float) -> None:
     config = replace(scaled(ladder.experiment.model, size), vocab_size=ladder.vocabulary)
     experiment = replace(ladder.experiment, model=config)
     step = training_step(experiment, make_mesh(experiment.mesh))
-    start_seconds = time.time() - started
+    start_seconds = time.time() - started - step.compile_seconds
     seconds = median(seconds_of(step.run, REPEATS, WARMUP))
     memory = step.compiled.memory_analysis()
     total = count_parameters(config)
@@ -173,6 +173,7 @@ def measure(ladder: Ladder, folder: Path, size: Size, started: float) -> None:
         flops_per_token=train_flops_per_token(config, experiment.data.sequence_length),
         seconds_per_step=seconds,
         start_seconds=start_seconds,
+        compile_seconds=step.compile_seconds,
         memory_bytes=memory.argument_size_in_bytes + memory.temp_size_in_bytes if memory else 0,
     )
     write_atomically(folder / "measured" / f"{size.name}.json", json.dumps(asdict(found)))

@@ -1,6 +1,7 @@
 """`narrador scale ladder plan|run|status|fit|report`: runs of several sizes and budgets, and the law of their loss."""
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,10 +117,10 @@ def _plan(argv: list[str]) -> int:
     arguments = tyro.cli(Plan, prog=f"narrador scale ladder plan {argv[0]}", args=argv[1:], default=Plan(experiment))
     _check(arguments)
     arguments.experiment.check()
-    from experiments.machine import command
-    from experiments.workers import usable_cores
+    from experiments.machine import command, prepare_jax
 
     folder = arguments.dir or Path("ladders") / name
+    prepare_jax(arguments.experiment.train.cpu_devices)
     from experiments.ladder_plan import plan
     from experiments.ladder_report import PLANNED, plan_remarks, planned
 
@@ -132,7 +133,7 @@ def _plan(argv: list[str]) -> int:
         arguments.budget,
         arguments.minutes,
         arguments.seeds,
-        arguments.workers or len(usable_cores()),
+        arguments.workers or _workers(),
         command(["scale", "ladder", "plan", *argv]),
     )
     if arguments.json:
@@ -155,6 +156,16 @@ def _check(arguments: Plan) -> None:
     for tokens in arguments.tokens:
         if not 0 < tokens < float("inf"):
             raise UserError(f"--tokens {tokens} must be a positive number.")
+
+
+def _workers() -> int:
+    """One for each core; on an accelerator one, which would only be shared."""
+    from experiments.workers import usable_cores
+
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the memory is the children's
+    import jax
+
+    return len(usable_cores()) if jax.default_backend() == "cpu" else 1
 
 
 def _run(ladder: Any, arguments: Run) -> int:
