@@ -28,7 +28,6 @@ from optuna.trial import FrozenTrial, TrialState
 from experiments.search_space import Range, Value
 from experiments.sweep import Sweep
 from model.errors import UserError
-from train.mapping import differences
 from train.run_directory import InUse, RunDirectory
 
 BEAT, SILENCE = 30, 180  # seconds between signs of life, and until a worker elsewhere counts as lost
@@ -79,15 +78,14 @@ class Study:
                 load_if_exists=True,
             )
             known, begun = self._study.user_attrs.get("sweep"), bool(self._study.get_trials(deepcopy=False))
-            changed = differences(known or {}, sweep.identity())
-            if changed and not begun:  # nothing to lose
+            if not begun:  # nothing to lose
                 self._study.set_user_attr("sweep", sweep.identity())
         except Exception as error:  # of the operating system, SQLAlchemy or a database's driver
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(f"the storage {shown(storage)!r} cannot be used: {reason[0][:300]}") from None
         if begun and known is None:
             raise UserError(f"the study {name!r} in the storage {shown(storage)!r} was not made by 'narrador sweep'.")
-        if begun and changed:
+        if begun and (changed := sweep.differs(known or {})):
             raise UserError(
                 f"the storage {shown(storage)!r} holds another study named {name!r}; nothing was changed.\n"
                 f"{told_apart(changed)}\nChoose another folder with --out, which names the study too."

@@ -18,7 +18,7 @@ import yaml
 from experiments.config import Experiment, find_experiment
 from experiments.search_space import Range, Value, grid, parse_space
 from model.errors import UserError, unknown
-from train.mapping import from_mapping, to_mapping
+from train.mapping import differences, from_mapping, to_mapping
 from train.run_directory import write_atomically
 
 EXECUTIONS = ("auto", "sequential", "processes")
@@ -87,9 +87,13 @@ class Sweep:
     def identity(self) -> dict[str, Any]:
         """What a study is about, as JSON says it; two sweeps that differ in it share no storage."""
         told = {name: getattr(self, name) for name in ("sampler", "prune", "seed")}
-        return json.loads(json.dumps({"param": {path: str(values) for path, values in self.space.items()}, **told})) | {
-            "experiment": json.loads(json.dumps(to_mapping(self.experiment)))
-        }
+        param = {path: str(values) for path, values in self.space.items()}
+        return json.loads(json.dumps({"param": param, **told, "experiment": to_mapping(self.experiment)}))
+
+    def differs(self, known: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+        """Where another sweep's identity is not this one's; what an older version did not know has its default."""
+        experiment = to_mapping(from_mapping(Experiment, known.get("experiment", {}), "the study"))
+        return differences(json.loads(json.dumps({**known, "experiment": experiment})), self.identity())
 
     def save(self, directory: Path) -> None:
         """Write it to its folder, from where `load` has it."""

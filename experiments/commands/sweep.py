@@ -124,14 +124,13 @@ def _sweep(argv: Sequence[str], sweep: Sweep, directory: Path, as_json: bool) ->
 def _claim(sweep: Sweep, directory: Path) -> Any:
     """The study of a sweep, in its folder."""
     from experiments.study import Study, told_apart
-    from train.mapping import differences
 
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{str(directory)!r} is a file, not a folder for a sweep.") from None
     if (directory / "sweep.yaml").exists():
-        changed = differences(load(directory).checked().identity(), sweep.identity())
+        changed = sweep.differs(load(directory).checked().identity())
         if changed and (directory / "trials").exists():
             raise UserError(
                 f"{str(directory)!r} holds another sweep; nothing was changed.\n{told_apart(changed)}\n"

@@ -122,6 +122,15 @@ def test_bad_sweeps_are_refused():
             sweep.checked()
 
 
+def test_an_older_study_has_the_defaults_of_what_it_did_not_know():
+    sweep = Sweep(EXPERIMENTS["narrator-tiny"], (f"{RATE}=log:1e-4:1e-2",), trials=3).checked()
+    known = sweep.identity()
+    del known["experiment"]["model"]["qk_norm"]
+    assert sweep.differs(known) == []
+    known["experiment"]["model"]["qk_norm"] = True
+    assert sweep.differs(known) == [("experiment.model.qk_norm", True, False)]
+
+
 def test_files_describe_the_same_sweep(tmp_path):
     param = (f"{RATE}=log:1e-4:1e-2", f"{DECAY}=choice:0,0.1")
     expected = Sweep(EXPERIMENTS["narrator-tiny"], param, trials=7, sampler="random").checked()
@@ -358,6 +367,7 @@ def until(condition, process: subprocess.Popen):
     return found
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
 def test_a_study_survives_kills_and_signals_with_no_trial_lost_or_doubled(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
