@@ -153,12 +153,12 @@ def findings(
 
 
 def curves(measured: Sequence[Sequence[Mapping[str, Any]]], by_block: bool) -> dict[str, Any]:
-    """Changes by activation as [seed, size]: of each block, or the root mean square over them."""
+    """Changes by activation as [seed, size]: of each block, or of the last one, which every depth has."""
     told: dict[str, Any] = {}
     for which in ACTIVATIONS:
         values = [[of_seed[which] for of_seed in of_size] for of_size in measured]
         if not by_block:
-            values = [[np.sqrt(np.mean(np.square(value))) for value in of_size] for of_size in values]
+            values = [[np.ravel(value)[-1] for value in of_size] for of_size in values]
         found = np.array(values).swapaxes(0, 1)
         whole = found.ndim == 2
         told |= {which: found} if whole else {f"{which} {i + 1}": found[:, :, i] for i in range(found.shape[2])}

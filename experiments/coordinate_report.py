@@ -41,6 +41,8 @@ def remarks(found: Mapping[str, Any]) -> list[str]:
         "Slope of log root-mean-square change over log size: the mean over seeds, with its 95% interval "
         f"(Student's t). Flat, as a parametrization that transfers has it: within {found['flat_within']:g} of zero.",
     ]
+    if any(check["along"] == "depth" for check in found["checks"]):
+        lines.append("Over depth, attention, mlp and residual are those of the last block.")
     for check in found["checks"]:
         slopes = {name: fitted["slope"] for name, fitted in check["activations"].items()}
         steepest = max(slopes, key=lambda name: abs(slopes[name]))

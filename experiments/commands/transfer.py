@@ -25,15 +25,15 @@ class Arguments:
     """Widths to train; the smallest is CompleteP's base. Heads keep their dimensions."""
     learning_rate: float | None = None
     """The middle of the grid. None: the experiment's."""
-    below: int = 3
+    below: int = 2
     """Learning rates under it, each half of the next."""
-    above: int = 2
+    above: int = 3
     """Learning rates over it, each twice the one before."""
     parametrizations: tuple[Literal["standard", "completep"], ...] = ("standard", "completep")
     """Those to compare."""
     seeds: int = 1
     """Runs of each cell, whose mean loss counts."""
-    steps: int = 300
+    steps: int = 200
     """Updates of each run."""
     workers: int | None = None
     """Runs at a time. None: one for each core."""
