@@ -10,8 +10,9 @@ from experiments.search_space import with_values
 from experiments.stages.language import pretrain
 from experiments.study import MESSAGE, Study, Taken, outcome
 from model.errors import UserError
-from train.loop import Diverged, StopRequest
+from train.loop import StopRequest
 from train.progress import say
+from train.record import Diverged
 
 REFUSED_LIMIT = 3  # trials: where the first so many cannot be, the sweep itself is at fault
 WAIT = 1  # seconds between looks for trials that others have lost

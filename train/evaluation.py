@@ -19,11 +19,12 @@ def evaluate(
     sharding: NamedSharding,
     byte_lengths: Int[np.ndarray, "V"],
     limit: int | None = None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Evaluate on all batches, or on about `limit`: the first ones of every source, by its share of them.
 
     Args:
-        loss_of: compiled (params, batch) -> summed nats.
+        loss_of: compiled (params, batch) -> summed nats; an array where the parameters are those of many runs, and so
+            is then what comes back.
         held_out: batches by source.
         byte_lengths: bytes of text that each token stands for.
 
@@ -34,10 +35,10 @@ def evaluate(
     """
     total, costs = sum(map(len, held_out.values())), {}
     for source, batches in held_out.items():
-        nats, tokens, size = 0.0, 0.0, 0
+        nats, tokens, size = np.zeros(()), 0.0, 0
         for index in range(min(len(batches), -(-(limit or total) * len(batches) // total))):
             batch = batches[index]
-            nats += float(loss_of(params, place(batch, sharding)))
+            nats = nats + np.asarray(loss_of(params, place(batch, sharding)), np.float64)
             tokens += float(np.sum(batch.weights))
             size += text_bytes(batch, byte_lengths)
         costs[source] = nats, tokens, size
@@ -53,6 +54,6 @@ def text_bytes(batch: Batch, byte_lengths: Int[np.ndarray, "V"]) -> int:
     return int(np.sum(byte_lengths[np.asarray(batch.targets)] * (np.asarray(batch.weights) > 0)))
 
 
-def bits_per_byte(nats: float, size: int) -> float:
+def bits_per_byte(nats: Any, size: int) -> Any:
     """Nats over `size` bytes, as bits per byte."""
     return nats / math.log(2) / max(size, 1)

@@ -1,6 +1,7 @@
 """How much arithmetic a token costs, and what share of the machine's ability a run uses."""
 
 import time
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -63,8 +64,10 @@ def train_flops_per_token(config: ModelConfig, length: int) -> float:
     return 3 * forward_flops_per_token(config, length)
 
 
+@cache
 def peak_flops() -> float:
-    """FLOP/s of all devices together: the data sheet's in bfloat16; elsewhere what a matrix product reaches now."""
+    """FLOP/s of all devices together: the data sheet's in bfloat16; elsewhere what a matrix product reaches when
+    first asked."""
     devices = jax.devices()
     if devices[0].platform == "cpu":
         return measured_matmul_flops(jnp.float32)

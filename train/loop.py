@@ -1,12 +1,14 @@
 """The loop: batches through the step, with all that touches disk, clock, signals and screen."""
 
 import math
+import operator
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,26 +16,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
 
-from model.config import SamplingConfig, ShardingRules
-from model.decode import stream
+from model.config import MeshConfig, ShardingRules
 from model.errors import UserError
-from model.sharding import check_used, devices_along, nearest_multiples
-from model.tokenizer import Tokenizer
+from model.sharding import check_used, devices_along, make_mesh, nearest_multiples
 from model.transformer import Transformer
-from train.batches import Batch, Batches, prefetch
+from train.batches import Batch, prefetch
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
-from train.distributed import from_first, process_count
-from train.evaluation import bits_per_byte, evaluate, text_bytes
-from train.flops import peak_flops, train_flops_per_token
-from train.metrics import Logs
+from train.distributed import process_count
+from train.evaluation import evaluate
 from train.objective import next_token_loss
 from train.optimizer import hyperparameters, learning_rate
 from train.progress import bar, say
-from train.run_directory import StageDirectory
+from train.record import Counts, Diverged, Record, Workbench
 from train.step import (
-    Metrics,
+    RUNS,
     TrainState,
     abstract_state,
     as_given,
@@ -43,18 +42,19 @@ from train.step import (
     place,
 )
 
-SKIPPED_LIMIT = 10
-Watch = Callable[[int, Mapping[str, Any]], None]
-"""Told the step and what `evaluate` found."""
-_nats = jax.jit(next_token_loss, static_argnames=("model", "vocab_chunk"))  # traced once for all runs of a shape
+WHOLE = ShardingRules(**{axis: () for axis in vars(ShardingRules())})  # nothing is split
+# Traced once for all runs of a shape; of runs that train together mapped over their parameters.
+_nats = jax.jit(next_token_loss, static_argnames=("model", "vocab_chunk"))
+
+
+@partial(jax.jit, static_argnames=("model", "vocab_chunk"))
+def _nats_of_each(model: Transformer, params: Any, batch: Batch, vocab_chunk: int | None) -> Float[Array, "runs"]:
+    loss = partial(next_token_loss, model, batch=batch, vocab_chunk=vocab_chunk)
+    return jax.vmap(lambda params: loss(params=params), spmd_axis_name=RUNS)(params)
 
 
 class Interrupted(Exception):
     """The run was asked to stop, and what it had is saved."""
-
-
-class Diverged(UserError):
-    """Training came to numbers that are not finite, and nothing more can be learned from it."""
 
 
 class StopRequest:
@@ -111,29 +111,6 @@ class StopRequest:
         return lambda: bool(told)
 
 
-@dataclass(frozen=True)
-class Workbench:
-    """What a stage trains with: everything but the state."""
-
-    model: Transformer
-    config: TrainConfig
-    mesh: Mesh
-    rules: ShardingRules
-    tokenizer: Tokenizer
-    training: Batches  # endless
-    validation: Mapping[str, Batches]
-    """By source."""
-    directory: StageDirectory
-    prompt: Sequence[int]
-    """What samples continue."""
-    ends: Set[int]
-    """Tokens that end a sample."""
-    initial: Callable[[Any], Any] | None = None
-    """Gives the parameters to begin with, laid out as told; None: fresh ones from the seed."""
-    watch: Watch | None = None
-    """Called with each evaluation; what it raises stops the run, and its checkpoints stay."""
-
-
 def fit(bench: Workbench, stop: StopRequest) -> dict[str, Any]:
     """Train to the last step, continuing from the newest checkpoint.
 
@@ -148,183 +125,215 @@ def fit(bench: Workbench, stop: StopRequest) -> dict[str, Any]:
         Diverged: updates or the held-out loss stayed not finite.
         UserError: the state does not fit, or a checkpoint could not be read or written.
     """
+    (outcome,) = fit_together([bench], stop)
+    if isinstance(outcome, Diverged):
+        raise outcome
+    return outcome
+
+
+def fit_together(benches: Sequence[Workbench], stop: StopRequest) -> list[dict[str, Any] | Diverged]:
+    """Train runs that differ in nothing but numbers, seed and directory, each as `fit` does alone.
+
+    Those that stand at the same step train in one program, mapped over their parameters and numbers. Each lies whole on
+    one device: the runs are spread over the devices, whatever a bench's mesh says. One that diverges rests from then on
+    and leaves the others alone; it is given back as what `fit` would raise.
+    """
+    if len(benches) > 1:
+        benches = [replace(bench, mesh=alone(), rules=WHOLE, model=bench.model.clone(rules=WHOLE)) for bench in benches]
+    records, waiting = [], defaultdict(list)
+    try:
+        for bench in benches:
+            record, state = _begin(bench)
+            records.append(record)
+            waiting[record.counts.step].append((record, state if len(benches) == 1 else jax.device_get(state)))
+        for group in waiting.values():
+            session = _Session([record for record, _ in group])
+            session.run(session.gather([state for _, state in group]), stop)
+        return [_outcome(record) for record in records]
+    finally:
+        for record in records:
+            record.close()
+
+
+def _begin(bench: Workbench) -> tuple[Record, TrainState]:
+    """A run at its newest checkpoint, or before its first step."""
     config = bench.config
     abstract = abstract_state(bench.model, config, bench.mesh, bench.rules)
     check_fits(abstract)
     checkpoints = Checkpoints(bench.directory.checkpoints, keep=config.checkpoints_kept)
     restored = checkpoints.restore(abstract)
     if restored:
-        state, counts = restored[0], Counts(**restored[1])
-        say(f"continuing from step {counts.step} of {config.steps}.")
-    else:
-        given = bench.initial(abstract.params) if bench.initial else None
-        state, counts = init_state(bench.model, config, bench.mesh, bench.rules), Counts()
-        if given is not None:
-            state = state._replace(params=given)
-    logs = Logs(bench.directory, counts.step if restored else -1, config.tensorboard)
+        say(f"continuing from step {restored[1]['step']} of {config.steps}.")
+        return Record(bench, checkpoints, Counts(**restored[1])), restored[0]
+    given = bench.initial(abstract.params) if bench.initial else None
+    state = init_state(bench.model, config, bench.mesh, bench.rules)
+    if given is not None:
+        state = state._replace(params=given)
+    return Record(bench, checkpoints, None), state
+
+
+def _outcome(record: Record) -> dict[str, Any] | Diverged:
     try:
-        with jax.set_mesh(bench.mesh):
-            session = _Session(bench, checkpoints, logs, counts)
-            if not restored:
-                session.look(state)
-            if counts.step < config.steps:
-                with stop.deferred():
-                    state = session.train(state, stop)
-            checkpoints.wait()
-    finally:
-        logs.close()
-        checkpoints.close()
-    evaluated = from_first(lambda: [row for row in bench.directory.rows("metrics") if "validation_loss" in row][-1])
-    if evaluated["validation_loss"] is None:
-        raise Diverged(
-            f"the held-out loss after step {counts.step} is not finite; nothing more can be learned from it."
-        )
-    rate = counts.training_tokens / max(counts.training_seconds, 1e-9)
-    return {
-        "steps": counts.step,
-        "tokens": counts.tokens,
-        "seconds": round(counts.seconds, 3),
-        **{name: value for name, value in evaluated.items() if name.startswith("validation")},
-        "tokens_per_second": rate,
-        "mfu": session.mfu(rate),
-    }
+        return record.result() if record.diverged is None else record.diverged
+    except Diverged as diverged:
+        return diverged
 
 
-@dataclass
-class Counts:
-    """What the loop counts on the host; saved with every checkpoint."""
-
-    step: int = 0
-    tokens: int = 0
-    """Real tokens trained on."""
-    seconds: float = 0.0
-    """Wall time of the stage, over all its sessions."""
-    training_tokens: int = 0
-    """Tokens whose time was taken: compilation, evaluation, samples and checkpoints left out."""
-    training_seconds: float = 0.0
+def _stack(trees: Sequence[Any]) -> Any:
+    """Trees of arrays on the host as one, along a new leading axis."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 class _Session:
-    """One process's turn at a stage."""
+    """One process's turn at a stage of one run, or of several at the same step."""
 
-    def __init__(self, bench: Workbench, checkpoints: Checkpoints, logs: Logs, counts: Counts) -> None:
-        self.bench, self.checkpoints, self.logs, self.counts = bench, checkpoints, logs, counts
-        self.sharding = batch_sharding(bench.mesh, bench.rules)
-        self.byte_lengths = bench.tokenizer.byte_lengths
-        self.model, self.numbers = as_given(bench.model), hyperparameters(bench.config)
-        self.loss_of = partial(_nats, self.model, vocab_chunk=bench.config.vocab_chunk)
-        self.schedule = learning_rate(bench.config, self.numbers, self.numbers.learning_rate)
-        self.length = bench.training[0].tokens.shape[1]
-        self.peak = peak_flops()
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records, lead, count = records, records[0].bench, len(records)
+        self.config, self.model, self.validation = lead.config, as_given(lead.model), lead.validation
+        self.together = count > 1
+        self.mesh = lead.mesh
+        if self.together:
+            spread = max(n for n in range(1, jax.local_device_count() + 1) if count % n == 0)
+            self.mesh = make_mesh(MeshConfig(), jax.local_devices()[:spread])
+        self.along = NamedSharding(self.mesh, PartitionSpec(*((RUNS,) if self.together else ())))
+        self.shared = batch_sharding(self.mesh, lead.rules)
+        numbers = [hyperparameters(record.bench.config) for record in records]
+        self.numbers = _stack(numbers) if self.together else numbers[0]
+        self.schedule = learning_rate(self.config, self.numbers, self.numbers.learning_rate)
+        self.loss_of = partial(_nats_of_each if self.together else _nats, self.model)
         self.clock = time.perf_counter()
 
-    def train(self, state: TrainState, stop: StopRequest) -> TrainState:
+    def gather(self, states: list[TrainState]) -> TrainState:
+        """The runs' states as the step takes them."""
+        return place(_stack(states), self.along) if self.together else states[0]
+
+    def scatter(self, tree: Any) -> list[Any]:
+        """A tree of what all runs have, for each run."""
+        if not self.together:
+            return [tree]
+        tree, count = jax.device_get(tree), len(self.records)
+        return [jax.tree.map(operator.itemgetter(index), tree) for index in range(count)]
+
+    def run(self, state: TrainState, stop: StopRequest) -> None:
+        """All that is left to do."""
+        with jax.set_mesh(self.mesh):
+            if all(record.fresh for record in self.records):
+                self.look(state)
+            if self.records[0].counts.step < self.config.steps:
+                with stop.deferred(), suppress(Diverged):  # noted of every run that did
+                    self.train(state, stop)
+            for record in self.records:
+                record.checkpoints.wait()
+
+    def train(self, state: TrainState, stop: StopRequest) -> None:
         """All steps that are left."""
-        config, counts = self.bench.config, self.counts
-        batches = prefetch(self.bench.training, counts.step)
+        config, begun = self.config, self.records[0].counts.step
+        batches, numbers = self._batches(begun), place(self.numbers, self.along)
         say("compiling the training step ...")
-        first = place(self.bench.training[0], self.sharding)
+        first = self._place([record.bench.training[0] for record in self.records])
         run_step = compile_step(self.model, config, state, first)
-        numbers = place(self.numbers, NamedSharding(self.bench.mesh, PartitionSpec()))
-        with bar("training", config.steps, done=counts.step) as advance:
-            window_tokens, window_start = 0, self._tick()
-            metrics: Metrics | None = None
-            for step in range(counts.step + 1, config.steps + 1):
-                batch = next(batches)
-                tokens = int((batch.segments > 0).sum())
-                before, asked = metrics, stop.agreed(self.bench.mesh)
-                state, metrics = run_step(state, place(batch, self.sharding), numbers)
+        with bar("training", config.steps, done=begun) as advance:
+            window_start = self._tick()
+            metrics: Mapping[str, Array] | None = None
+            for step in range(begun + 1, config.steps + 1):
+                own = next(batches)
+                before, asked = metrics, stop.agreed(self.mesh)
+                state, metrics = run_step(state, self._place(own), numbers)
                 self._check_healthy(before)  # waits for the step before, while this one is under way
                 stopping = asked()
                 if stopping and not stop.received:
                     say("another process was told to stop; the state will be saved ...")
-                counts.step, counts.tokens = step, counts.tokens + tokens
-                window_tokens += tokens
+                for record, rows in zip(self.records, own, strict=True):
+                    record.stepped(step, rows)
                 last = step == config.steps
                 if not (last or stopping or any(step % every == 0 for every in self._intervals())):
                     advance()
                     continue
                 self._check_healthy(metrics)
-                note = self._log(step, metrics, batch, write=last or step % config.log_every == 0)
-                elapsed = self._tick() - window_start
-                counts.training_tokens += window_tokens
-                counts.training_seconds += elapsed
-                rate = window_tokens / elapsed
-                self.logs.speed.write(
-                    {"step": step, "seconds": counts.seconds, "tokens_per_second": rate, "mfu": self.mfu(rate)}
-                )
-                advance(note=f"{note}  {rate:,.0f} tokens/s  MFU {self.mfu(rate):.0%}")
+                found, notes = self.scatter(metrics), []
+                # Updates that were skipped do not move the optimizer's own count.
+                rates = np.atleast_1d(self.schedule(step - 1 - np.asarray(metrics["skipped"])))
+                window = self._tick() - window_start
+                for index, record in self._running():
+                    write = last or step % config.log_every == 0
+                    note = record.log(found[index], own[index], float(rates[index]), write)
+                    notes.append(f"{note}  {record.log_speed(window)}")
+                advance(note=notes[0] + (f"  (of {len(notes)} runs the first)" if self.together else ""))
                 self.look(state, last)
-                # While updates fail nothing is saved: what is on disk are the last good checkpoints.
-                healthy = metrics["skipped_in_a_row"].item() == 0
-                if last or stopping or (healthy and step % config.checkpoint_every == 0):
+                if last or stopping or step % config.checkpoint_every == 0:
                     self._tick()
-                    self.checkpoints.save(state, vars(counts))
+                    states = self.scatter(state)
+                    for index, record in self._running():
+                        # While updates fail nothing is saved: what is on disk are the last good checkpoints.
+                        if last or stopping or found[index]["skipped_in_a_row"].item() == 0:
+                            record.save(jax.device_put(states[index]) if self.together else states[index])
                 if stopping and not last:
-                    self.checkpoints.wait()
+                    for record in self.records:
+                        record.checkpoints.wait()
                     raise Interrupted
-                window_tokens, window_start = 0, self._tick()
-        return state
+                window_start = self._tick()
 
     def look(self, state: TrainState, last: bool = False) -> None:
         """Evaluate and write a sample where they are due."""
-        config, step = self.bench.config, self.counts.step
+        config, step, lead = self.config, self.records[0].counts.step, self.records[0]
         if last or step % config.eval_every == 0:
-            found = evaluate(
-                self.loss_of,
+            of_all = evaluate(
+                partial(self.loss_of, vocab_chunk=config.vocab_chunk),
                 state.params,
-                self.bench.validation,
-                self.sharding,
-                self.byte_lengths,
+                self.validation,
+                self.shared,
+                lead.byte_lengths,
                 config.eval_batches,
             )
-            self.logs.learned({"step": step, "tokens": self.counts.tokens, **found})
-            if self.bench.watch:
-                self.bench.watch(step, found)
+            found = self.scatter(of_all)
+            for index, record in self._running():
+                record.evaluated(found[index])
         if last or step % config.sample_every == 0:
-            prompt = self.bench.tokenizer.decode(self.bench.prompt[1:])  # without the start of the document
-            self.logs.samples.write({"step": step, "prompt": prompt, "text": self._sample(state)})
+            params = self.scatter(state.params)
+            for index, record in self._running():
+                record.sample(jax.device_put(params[index]) if self.together else params[index])
 
-    def mfu(self, tokens_per_second: float) -> float:
-        """Model FLOPs utilization (Chowdhery et al. 2022, appendix B): FLOPs a second over the machine's peak."""
-        return tokens_per_second * train_flops_per_token(self.bench.model.config, self.length) / self.peak
+    def _batches(self, start: int) -> Iterator[list[Batch]]:
+        """Each step's batch for each run; those of the same seed have the same one."""
+        seeds = [record.bench.config.seed for record in self.records]
+        streams = {
+            seed: prefetch(record.bench.training, start) for seed, record in zip(seeds, self.records, strict=True)
+        }
+        while True:
+            drawn = {seed: next(stream) for seed, stream in streams.items()}
+            yield [drawn[seed] for seed in seeds]
+
+    def _place(self, own: Sequence[Batch]) -> Batch:
+        """The step's batch on the mesh: one for all, or along the axis of runs."""
+        if len({record.bench.config.seed for record in self.records}) == 1:
+            return place(own[0], self.shared)
+        return place(_stack(own), self.along)
+
+    def _running(self) -> list[tuple[int, Record]]:
+        return [(index, record) for index, record in enumerate(self.records) if record.diverged is None]
 
     def _intervals(self) -> tuple[int, ...]:
-        config = self.bench.config
+        config = self.config
         return config.log_every, config.eval_every, config.sample_every, config.checkpoint_every
 
-    def _check_healthy(self, metrics: Metrics | None) -> None:
-        """Stop where updates keep failing; they change nothing, so the checkpoints stay good."""
-        if metrics is not None and (in_a_row := metrics["skipped_in_a_row"].item()) >= SKIPPED_LIMIT:
-            raise Diverged(
-                f"{in_a_row} updates in a row had a loss or gradient that is not finite; training stopped near step "
-                f"{self.counts.step}. The checkpoints under {str(self.bench.directory.checkpoints)!r} are intact. "
-                f"Try a lower train.learning_rate than {self.bench.config.learning_rate:g} in another --run-dir."
-            )
+    def _check_healthy(self, metrics: Mapping[str, Array] | None) -> None:
+        """Let the runs rest whose updates keep failing.
 
-    def _log(self, step: int, metrics: Metrics, batch: Batch, write: bool) -> str:
-        """Write the step's line; returns what the progress bar shows."""
-        row = {name: value.item() for name, value in metrics.items() if name != "skipped_in_a_row"}
-        nats = row["loss"] * float(batch.weights.sum())
-        row["bits_per_byte"] = bits_per_byte(nats, text_bytes(batch, self.byte_lengths))
-        # Updates that were skipped do not move the optimizer's own count.
-        row["learning_rate"] = float(self.schedule(step - 1 - row["skipped"]))
-        if write:
-            self.logs.learned({"step": step, "tokens": self.counts.tokens, **row})
-        skipped = f"  {row['skipped']} skipped" if row["skipped"] else ""
-        return f"loss {row['loss']:.3f}  {row['bits_per_byte']:.2f} bits/byte{skipped}"
-
-    def _sample(self, state: TrainState) -> str:
-        """What the model writes now, at temperature 1; the same for the same seed and step."""
-        bench, config = self.bench, self.bench.config
-        key = jax.random.fold_in(jax.random.key(config.seed), self.counts.step)
-        drawn = stream(self.model, state.params, bench.prompt, SamplingConfig(), key, config.sample_tokens, bench.ends)
-        return bench.tokenizer.decode(token for token, _ in drawn if token not in bench.ends)
+        Raises:
+            Diverged: none is left.
+        """
+        if metrics is not None:
+            in_a_row = np.atleast_1d(metrics["skipped_in_a_row"])
+            for index, record in self._running():
+                record.check_healthy(int(in_a_row[index]))
+            if not self._running() and self.records[0].diverged is not None:
+                raise self.records[0].diverged
 
     def _tick(self) -> float:
         """Add the time since the last tick to the stage's; returns the time now."""
         now = time.perf_counter()
-        self.counts.seconds += now - self.clock
+        for _, record in self._running():
+            record.counts.seconds += now - self.clock
         self.clock = now
         return now
 
@@ -353,13 +362,22 @@ def check_batch_divides(config: TrainConfig, length: int, mesh: Mesh | AbstractM
             )
 
 
-def check_fits(state: TrainState) -> None:
-    """Refuse a state that one device cannot hold, before anything is allocated."""
+def memory_of_device() -> int:
+    """Bytes that each device may hold; 0 where it does not tell."""
     device = jax.devices()[0]
     if device.platform == "cpu":
-        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(jax.local_devices())
-    else:
-        available = (device.memory_stats() or {}).get("bytes_limit", 0)
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(jax.local_devices())
+    return (device.memory_stats() or {}).get("bytes_limit", 0)
+
+
+def alone() -> Mesh:
+    """A mesh of one device of this process."""
+    return make_mesh(MeshConfig(), jax.local_devices()[:1])
+
+
+def check_fits(state: TrainState) -> None:
+    """Refuse a state that one device cannot hold, before anything is allocated."""
+    available = memory_of_device()
     shards = [(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(state)]
     needed = sum(math.prod(shape) * dtype.itemsize for shape, dtype in shards)
     if available and needed > available:

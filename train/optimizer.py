@@ -15,7 +15,7 @@ from model.parametrization import epsilon_scale, learning_rate_scale
 from model.sharding import path_keys
 from train.config import TrainConfig, check_rule
 
-Scalar: TypeAlias = Float[np.ndarray | Array, ""]
+Scalar: TypeAlias = Float[np.ndarray | Array, "*runs"]  # of one run; along a leading axis of many
 
 
 class Hyperparameters(NamedTuple):

@@ -19,10 +19,11 @@ from model.transformer import Transformer
 from train.batches import Batch
 from train.config import TrainConfig
 from train.objective import training_loss
-from train.optimizer import Hyperparameters, hyperparameters, make_optimizer
+from train.optimizer import Hyperparameters, make_optimizer
 
 Metrics = dict[str, Float[Array, ""]]
 Arrays = TypeVar("Arrays")  # a tree of them
+RUNS = "data"  # the mesh axis along which runs that train together lie
 
 
 class TrainState(NamedTuple):
@@ -125,10 +126,22 @@ def train_step(
     return new_state, metrics
 
 
+def step_of_each(
+    state: TrainState, batch: Batch, numbers: Hyperparameters, *, model: Transformer, config: TrainConfig
+) -> tuple[TrainState, dict[str, Array]]:
+    """`train_step`; of many runs, where state and numbers have a leading axis of them, and the batch too unless all
+    learn from the same one."""
+    step = partial(train_step, model=model, config=config)
+    if state.step.ndim == 0:
+        return step(state, batch, numbers)
+    own = 0 if batch.tokens.ndim == 3 else None
+    return jax.vmap(step, in_axes=(0, own, 0), spmd_axis_name=RUNS)(state, batch, numbers)
+
+
 def jitted_step(model: Transformer, config: TrainConfig, state: TrainState) -> Any:
-    """`train_step`, to be traced or compiled. The given state is used up; the new one lies where it lay."""
+    """`step_of_each`, to be traced or compiled. The given state is used up; the new one lies where it lay."""
     places = jax.tree.map(lambda x: x.sharding, state)
-    step = partial(train_step, model=as_given(model), config=_program(config))
+    step = partial(step_of_each, model=as_given(model), config=_program(config))
     return jax.jit(step, donate_argnums=0, out_shardings=(places, None))
 
 
@@ -142,7 +155,9 @@ def compile_step(model: Transformer, config: TrainConfig, state: TrainState, bat
 @lru_cache(maxsize=8)
 def _compiled(model: Transformer, config: TrainConfig, leaves: tuple[jax.ShapeDtypeStruct, ...], tree: Any) -> Any:
     state, batch = jax.tree.unflatten(tree, leaves)
-    return jitted_step(model, config, state).lower(state, batch, hyperparameters(config)).compile()
+    number: Any = jax.ShapeDtypeStruct(state.step.shape, np.float32, sharding=state.step.sharding)
+    numbers = Hyperparameters(*(number for _ in Hyperparameters._fields))
+    return jitted_step(model, config, state).lower(state, batch, numbers).compile()
 
 
 def _program(config: TrainConfig) -> TrainConfig:

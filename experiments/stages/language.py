@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments.config import Experiment
 from experiments.machine import session
@@ -22,7 +22,8 @@ from train.config import TrainConfig
 from train.corpus import TokenStream, tokenize, tokenize_chats, train_tokenizer_once
 from train.distributed import in_turn
 from train.evaluation import bits_per_byte
-from train.loop import StopRequest, Watch, Workbench, check_batch_divides, compute_dtype, fit
+from train.loop import StopRequest, check_batch_divides, compute_dtype, fit, fit_together
+from train.record import Diverged, Watch, Workbench
 from train.run_directory import RunDirectory, StageDirectory, write_atomically
 from train.sources import Documents, open_source
 from train.trained import open_language, restore
@@ -36,32 +37,57 @@ def pretrain(
     Args:
         watch: told each evaluation; what it raises stops the run, and its checkpoints stay.
     """
-    stage, train = run.stage("pretrain"), experiment.train
-    if stage.result is not None:
-        return stage.result
-    check_batch_divides(train, experiment.data.sequence_length, make_mesh(experiment.mesh), experiment.sharding)
-    start, about = time.perf_counter(), session()
+    (outcome,) = pretrain_alike([experiment], [run], stop, [watch])
+    if isinstance(outcome, Diverged):
+        raise outcome
+    return outcome
+
+
+def pretrain_alike(
+    experiments: Sequence[Experiment], runs: Sequence[RunDirectory], stop: StopRequest, watches: Sequence[Watch | None]
+) -> list[dict[str, Any] | Diverged]:
+    """`pretrain` for experiments that differ in numbers alone, in one program.
+
+    Args:
+        experiments: `experiments.together.check_alike` has seen them.
+    """
+    outcomes: list[Any] = [run.stage("pretrain").result for run in runs]
+    if not (left := [place for place, outcome in enumerate(outcomes) if outcome is None]):
+        return outcomes
+    lead = experiments[left[0]]
+    if len(left) == 1:
+        check_batch_divides(lead.train, lead.data.sequence_length, make_mesh(lead.mesh), lead.sharding)
+    start, about = time.perf_counter(), session() | ({"together": len(left)} if len(left) > 1 else {})
     with in_turn():
-        sources = open_sources(experiment)
-        run.claim_data({source.spec: source.key for source in sources})
-        run.add_session(about)
-        if run.tokenizer_path.exists():
-            tokenizer = Tokenizer.load(run.tokenizer_path)
-        else:
-            tokenizer = train_tokenizer_once(experiment.tokenizer, sources)
-            write_atomically(run.tokenizer_path, tokenizer.to_json())
-            if (own := _template_beside(experiment.tokenizer)) is not None:
-                write_atomically(run.chat_template_path, own.text)
+        sources = open_sources(lead)
+        for place in left:
+            runs[place].claim_data({source.spec: source.key for source in sources})
+            runs[place].add_session(about)
+        begun = next((runs[place].tokenizer_path for place in left if runs[place].tokenizer_path.exists()), None)
+        tokenizer = Tokenizer.load(begun) if begun else train_tokenizer_once(lead.tokenizer, sources)
+        for run in (runs[place] for place in left):
+            if not run.tokenizer_path.exists():
+                write_atomically(run.tokenizer_path, tokenizer.to_json())
+                if (own := _template_beside(lead.tokenizer)) is not None:
+                    write_atomically(run.chat_template_path, own.text)
         cut = partial(tokenize, tokenizer=tokenizer)
-        prompt, weights = tokenizer.encode(train.sample_prompt), experiment.data.weights
-        bench = _workbench(experiment, train, stage, tokenizer, sources, cut, prompt, weights=weights)
-    bench = replace(bench, watch=watch)
-    result = {"stage": "pretrain", "data_seconds": round(time.perf_counter() - start, 3), **fit(bench, stop)}
+        text = _read(lead, tokenizer, sources, cut)
+    benches = []
+    for place in left:
+        train, stage = experiments[place].train, runs[place].stage("pretrain")
+        prompt, weights = tokenizer.encode(train.sample_prompt), lead.data.weights
+        bench = _workbench(experiments[place], train, stage, text, prompt, weights=weights)
+        benches.append(replace(bench, watch=watches[place]))
+    seconds = {"stage": "pretrain", "data_seconds": round(time.perf_counter() - start, 3)}
     told = next((source for source in sources if knows_truth(source.spec)), None)
-    if told is not None:  # the one that the report holds the model against
-        result |= against_truth(result, told, cut(told, "validation"))
-    stage.complete(result)
-    return result
+    for place, outcome in zip(left, fit_together(benches, stop), strict=True):
+        if not isinstance(outcome, Diverged):
+            outcome = {**seconds, **outcome}
+            if told is not None:  # the one that the report holds the model against
+                outcome |= against_truth(outcome, told, cut(told, "validation"))
+            runs[place].stage("pretrain").complete(outcome)
+        outcomes[place] = outcome
+    return outcomes
 
 
 def sft(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
@@ -83,7 +109,7 @@ def sft(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[st
         cut = partial(tokenize_chats, tokenizer=tokenizer, template=template)
         prompt = template.encode(tokenizer, chats[0].validation[0][:-1], answer=True).tokens
         ends = {template.stop_token(tokenizer)}
-        bench = _workbench(experiment, train, stage, tokenizer, chats, cut, prompt, ends)
+        bench = _workbench(experiment, train, stage, _read(experiment, tokenizer, chats, cut), prompt, ends)
 
     def pretrained(abstract: Any) -> Any:
         return restore(run, "pretrain", model, abstract)[0]
@@ -94,13 +120,45 @@ def sft(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[st
     return result
 
 
+class _Text(NamedTuple):
+    """What a stage reads, in rows."""
+
+    tokenizer: Tokenizer
+    training: list[PackedRows]
+    held_out: dict[str, PackedRows]
+    """By source."""
+
+
+def _read(
+    experiment: Experiment,
+    tokenizer: Tokenizer,
+    sources: Sequence[Documents | Chats],
+    cut: Callable[[Any, str], TokenStream],
+) -> _Text:
+    """Sources as rows of tokens.
+
+    Args:
+        cut: a source's split as tokens.
+
+    Raises:
+        UserError: a source does not fill a row.
+    """
+    length = experiment.data.sequence_length
+    streams, held_out = ([cut(source, split) for source in sources] for split in ("train", "validation"))
+    for source, stream in zip(sources, streams, strict=True):
+        check_long_enough(stream, length, source.spec)
+    return _Text(
+        tokenizer,
+        [PackedRows(stream, length) for stream in streams],
+        {source.spec: PackedRows(stream, length) for source, stream in zip(sources, held_out, strict=True)},
+    )
+
+
 def _workbench(
     experiment: Experiment,
     config: TrainConfig,
     directory: StageDirectory,
-    tokenizer: Tokenizer,
-    sources: Sequence[Documents | Chats],
-    cut: Callable[[Any, str], TokenStream],
+    text: _Text,
     prompt: Sequence[int],
     ends: Set[int] = frozenset(),
     weights: Sequence[float] = (),
@@ -108,29 +166,21 @@ def _workbench(
     """What a stage trains with.
 
     Args:
-        cut: a source's split as tokens.
         prompt: what samples continue, from the start of a document on.
         ends: what ends a sample, beside the end of a document.
 
     Raises:
-        UserError: a source does not fill a row, or the model's vocabulary is too small.
+        UserError: the model's vocabulary is too small.
     """
-    length, rules = experiment.data.sequence_length, experiment.sharding
-    streams, held_out = ([cut(source, split) for source in sources] for split in ("train", "validation"))
-    for source, stream in zip(sources, streams, strict=True):
-        check_long_enough(stream, length, source.spec)
-    rows = [PackedRows(stream, length) for stream in streams]
+    rules, tokenizer = experiment.sharding, text.tokenizer
     return Workbench(
         model=Transformer(_sized(experiment.model, tokenizer), rules, compute_dtype(config.precision)),
         config=config,
         mesh=make_mesh(experiment.mesh),
         rules=rules,
         tokenizer=tokenizer,
-        training=training_batches(rows, weights, config.batch_size, config.seed),
-        validation={
-            source.spec: validation_batches(PackedRows(stream, length), config.batch_size)
-            for source, stream in zip(sources, held_out, strict=True)
-        },
+        training=training_batches(text.training, weights, config.batch_size, config.seed),
+        validation={spec: validation_batches(rows, config.batch_size) for spec, rows in text.held_out.items()},
         directory=directory,
         prompt=[tokenizer.document_end, *prompt],
         ends={tokenizer.document_end, *ends},

@@ -1,0 +1,186 @@
+"""Runs that train together, against the same runs alone."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.config import Experiment, claim
+from experiments.together import alike, check_alike, pretrain_together
+from model.config import ModelConfig
+from model.errors import UserError
+from model.tokenizer import TokenizerConfig
+from tests.experiments.narrador import TEXT
+from train.config import DataConfig, TrainConfig
+from train.loop import Interrupted, StopRequest
+from train.record import Diverged
+from train.run_directory import RunDirectory
+from train.trained import load
+
+OTHERS = (
+    {"learning_rate": 3e-3, "seed": 1},
+    {"weight_decay": 0.5, "warmup_steps": 5, "muon_learning_rate": 0.01, "beta2": 0.9},
+)
+
+
+def experiment(folder, **train):
+    """Ten steps on a pattern; Adam's epsilon so large that rounding of a zero gradient is no step."""
+    (folder / "text.txt").write_text(TEXT)
+    told = {"steps": 10, "batch_size": 4, "warmup_steps": 2, "epsilon": 1e-5, "log_every": 5, "eval_every": 5}
+    rest = {"eval_batches": 2, "sample_every": 10, "sample_tokens": 4, "checkpoint_every": 5}
+    return Experiment(
+        model=ModelConfig(layers=1, width=16, heads=2, mlp_width=32, context_length=16),
+        tokenizer=TokenizerConfig(kind="char"),
+        data=DataConfig(sources=(f"text:{folder / 'text.txt'}",), sequence_length=16),
+        train=TrainConfig(**{**told, **rest, **train}),
+    )
+
+
+def several(base):
+    """It, and others that differ from it in all sorts of numbers."""
+    first, *rest = [replace(base, train=replace(base.train, **numbers)) for numbers in ({}, *OTHERS)]
+    return [first, *rest, replace(first, model=replace(first.model, init_std=0.05))]
+
+
+def train(experiments, folder, stop=None, most=None):
+    """What they come to together, and their folders."""
+    runs = [RunDirectory(folder / str(index)) for index in range(len(experiments))]
+    for one, run in zip(experiments, runs, strict=True):
+        run.path.mkdir(parents=True, exist_ok=True)
+        claim(run, one)
+    return pretrain_together(experiments, runs, stop or StopRequest(), most), runs
+
+
+def learned(run):
+    """The last parameters as `narrador sample` has them, and the rows of metrics.jsonl."""
+    return load(run).params, run.stage("pretrain").rows("metrics")
+
+
+def assert_equal(one, other, tolerance):
+    """Two runs learned the same."""
+    (params, rows), (other_params, other_rows) = learned(one), learned(other)
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(other_params), strict=True):
+        assert np.abs(a - b).max() <= tolerance * np.abs(a).max()
+    assert [row.keys() for row in rows] == [row.keys() for row in other_rows]
+    for row, other_row in zip(rows, other_rows, strict=True):
+        assert row == pytest.approx(other_row, rel=tolerance)
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    """Four runs together: the experiments, what they came to, and their folders."""
+    folder = tmp_path_factory.mktemp("four")
+    experiments = several(experiment(folder))
+    return experiments, *train(experiments, folder / "together")
+
+
+def check_alone(experiments, together, runs, folder):
+    """Each alone comes to the same, in the same form."""
+    alone, single = train(experiments, folder, most=1)
+    for index in range(len(experiments)):
+        assert together[index].keys() == alone[index].keys()
+        assert together[index]["validation_loss"] == pytest.approx(alone[index]["validation_loss"], rel=1e-4)
+        assert_equal(runs[index], single[index], 1e-4)
+        for pattern in ("*", "pretrain/*", "pretrain/checkpoints/*"):
+            assert names(runs[index], pattern) == names(single[index], pattern)
+        assert runs[index].stage("pretrain").result == together[index]
+    assert len({row["validation_loss"] for row in together}) == len(experiments)
+
+
+def names(run, pattern):
+    return {path.name for path in run.path.glob(pattern)}
+
+
+def test_each_equals_its_run_alone(four, tmp_path):
+    check_alone(*four, tmp_path)
+
+
+def test_each_equals_its_run_alone_under_muon(tmp_path):
+    experiments = several(experiment(tmp_path, optimizer="muon"))
+    check_alone(experiments, *train(experiments, tmp_path / "together"), tmp_path / "alone")
+
+
+def test_one_that_diverges_leaves_the_others_alone(four, tmp_path, monkeypatch):
+    experiments, outcomes, runs = four
+    train_config = replace(experiments[1].train, learning_rate=1e30, warmup_steps=0)
+    wild = [experiments[0], replace(experiments[1], train=train_config), *experiments[2:]]
+    monkeypatch.setattr("train.record.SKIPPED_LIMIT", 3)
+    found, beside = train(wild, tmp_path)
+    assert isinstance(found[1], Diverged)
+    assert beside[1].stage("pretrain").result is None
+    for index in (0, 2, 3):
+        assert found[index]["validation_loss"] == pytest.approx(outcomes[index]["validation_loss"], rel=1e-5)
+        assert_equal(beside[index], runs[index], 1e-4)
+
+
+class _StopAfter(StopRequest):
+    """Told to stop after so many steps."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.left = steps
+
+    def agreed(self, mesh):
+        self.left -= 1
+        self.received = self.left == 0
+        return super().agreed(mesh)
+
+
+def test_what_was_stopped_goes_on(four, tmp_path):
+    experiments, outcomes, undisturbed = four
+    with pytest.raises(Interrupted):
+        train(experiments, tmp_path, _StopAfter(7))
+    # As if a kill had come before the last two had their checkpoint of step 7: each goes on from its own.
+    for index in (2, 3):
+        folder = tmp_path / str(index) / "pretrain/checkpoints"
+        assert sorted(path.name for path in folder.iterdir() if path.name.isdigit()) == ["5", "7"]
+        shutil.rmtree(folder / "7")
+    found, runs = train(experiments, tmp_path)
+    for index, run in enumerate(runs):
+        assert found[index]["validation_loss"] == pytest.approx(outcomes[index]["validation_loss"], rel=1e-5)
+        assert_equal(run, undisturbed[index], 1e-4)
+    again, _ = train(experiments, tmp_path)  # complete: nothing is trained again
+    assert again == found
+
+
+def test_what_differs_in_more_than_numbers_is_refused_by_name(tmp_path):
+    base = experiment(tmp_path)
+    wider = replace(base, model=replace(base.model, width=32))
+    longer = replace(base, train=replace(base.train, steps=11))
+    numbers = several(base)
+    check_alike(numbers)
+    assert alike([*numbers, wider, longer, wider]) == [[0, 1, 2, 3], [4, 6], [5]]
+    for other, field in ((wider, "model.width=16 and 32"), (longer, "train.steps=10 and 11")):
+        with pytest.raises(UserError, match=field):
+            train([base, other], tmp_path / "never")
+
+
+def test_spread_over_eight_devices_nothing_changes(tmp_path):
+    """In a process of its own."""
+    program = (
+        "import jax, json, pathlib, sys; jax.config.update('jax_num_cpu_devices', 8)\n"
+        "from tests.experiments import test_together as t\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "outcomes, _ = t.train(t.eight(folder), folder / 'spread')\n"
+        "print(json.dumps([run['validation_loss'] for run in outcomes]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    losses = json.loads(done.stdout.splitlines()[-1])
+    expected, runs = train(eight(tmp_path)[:4], tmp_path / "here")
+    assert losses[:4] == pytest.approx([run["validation_loss"] for run in expected], rel=1e-5)
+    assert len(set(losses)) == 8
+    for index, run in enumerate(runs):
+        assert_equal(run, RunDirectory(tmp_path / "spread" / str(index)), 1e-4)
+
+
+def eight(folder):
+    """Of many rates and two seeds."""
+    base, rates = experiment(folder), np.geomspace(1e-3, 1e-2, 8).tolist()
+    trains = [replace(base.train, learning_rate=rate, seed=index % 2) for index, rate in enumerate(rates)]
+    return [replace(base, train=train) for train in trains]
