@@ -22,7 +22,6 @@ COUNTS = {
 """Ways to count N; under the first C = 6 N D to the letter."""
 FEW = 4  # sizes or budgets, under which E and the exponents are hardly told apart
 LOUD = 0.2  # of what twice the tokens bring: noise between seeds that is too large
-SLICES = 5
 Run = tuple[Cell, Mapping[str, Any]]
 
 
@@ -132,10 +131,10 @@ def seed_noise(runs: Sequence[Run]) -> dict[str, Any] | None:
 
 
 def isoflop_slices(points: Points, told: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Losses of all sizes at the same compute, and where a parabola in log N is lowest: only to look at.
+    """Losses at the same compute, wherever three neighbouring sizes saw it, and where a parabola in log N is lowest.
 
-    Such parabolas are biased even without noise (arXiv 2603.22339). Between a size's budgets its loss is read off a
-    line in the logarithms.
+    Only to look at: such parabolas are biased even without noise (arXiv 2603.22339). Between a size's budgets its loss
+    is read off a line in the logarithms.
     """
     sizes = sorted(set(points.N.tolist()))
     curves = {}
@@ -144,14 +143,15 @@ def isoflop_slices(points: Points, told: Mapping[str, Any]) -> list[dict[str, An
         order = np.argsort(mine.D, kind="stable")
         C, first = np.unique(FLOPS_PER_WEIGHT * mine.N[order] * mine.D[order], return_index=True)
         curves[N] = (np.log(C), np.log(mine.loss[order][first]))
-    low, high = min(c[0][0] for c in curves.values()), max(c[0][-1] for c in curves.values())
     found = []
-    for budget in np.linspace(low, high, SLICES + 2)[1:-1]:
+    for three in zip(sizes, sizes[1:], sizes[2:], strict=False):
+        low, high = (pick(curves[N][0][end] for N in three) for pick, end in ((max, 0), (min, -1)))
+        if low >= high:
+            continue
+        budget = (low + high) / 2
         inside = [
             (N, np.interp(budget, *curve)) for N, curve in curves.items() if curve[0][0] <= budget <= curve[0][-1]
         ]
-        if len(inside) < 3:
-            continue
         N, loss = np.array(inside).T
         found.append(
             {

@@ -10,7 +10,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from model.config import ModelConfig, ShardingRules
 from model.layers import Norm, parameter, rope_frequencies, rotate, weight_init, wide
-from model.parametrization import attention_scale
 from model.sharding import constrain
 
 
@@ -49,16 +48,15 @@ def attend(
     key: Float[Array, "B S K H"],
     value: Float[Array, "B S K H"],
     mask: Bool[Array, "B T S"],
-    scale: float,
 ) -> Float[Array, "B T N H"]:
-    """softmax(scale x q k) v (Vaswani et al. 2017, equation 1), softmax in at least float32."""
+    """softmax(q k / sqrt(H)) v (Vaswani et al. 2017, equation 1), softmax in at least float32."""
     batch, length, _, head_dim = query.shape
     key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
     # Heads first, and the queries that share a key head end to end: each product is one plain matrix product, which
     # a CPU does almost twice as fast as a strided one. Token before head, so that a mesh can split the tokens.
     grouped = query.reshape(batch, length, key.shape[1], -1, head_dim).swapaxes(1, 2)
     rows = grouped.reshape(batch, key.shape[1], -1, head_dim)
-    scores = jnp.einsum("BKRH,BKSH->BKRS", rows, key, preferred_element_type=wide(query.dtype)) * scale
+    scores = jnp.einsum("BKRH,BKSH->BKRS", rows, key, preferred_element_type=wide(query.dtype)) * head_dim**-0.5
     visible = jnp.repeat(mask, grouped.shape[3], axis=1)[:, None]
     weights = jax.nn.softmax(jnp.where(visible, scores, jnp.finfo(scores.dtype).min), axis=-1).astype(query.dtype)
     out = jnp.einsum("BKRS,BKSH->BKRH", weights, value)
@@ -106,7 +104,7 @@ class Attention(nn.Module):
         if c.attention_window is not None:
             window = jnp.asarray([c.window(index) for index in range(c.layers)])[layer]
         mask = attention_mask(positions, key_positions, segments, key_segments, window)
-        out = attend(query, key, value, mask, attention_scale(c))
+        out = attend(query, key, value, mask)
         shape, axes = (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed")
         kernel = parameter(self, "output", shape, axes, weight_init(c, "residual"), self.dtype)
         out = jnp.einsum("BTNH,NHD->BTD", out, kernel)

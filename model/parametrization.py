@@ -2,7 +2,7 @@
 
 CompleteP (Dey et al. 2025, arXiv 2505.01618, table 1 with alpha = 1) is muP in width (Yang et al. 2022, Tensor
 Programs V, table 8) with a rule for depth, so that numbers tuned for a small model, the base, suit a wide and deep one.
-With m = width / base_width, d = layers / base_layers, s = init_std and H = head_dim:
+With m = width / base_width, d = layers / base_layers and s = init_std:
 
                                     standard                    CompleteP
     initial std, embeddings         s                           s
@@ -11,7 +11,6 @@ With m = width / base_width, d = layers / base_layers, s = init_std and H = head
       residual stream               s / sqrt(2 layers)          s / sqrt(2 base_layers m)
     initial std, head of its own    s                           0
     residual stream                 x + f(norm(x))              x + f(norm(x)) / d
-    attention scores                q k / sqrt(H)               q k / H
     logits                          x W                         x W / m
     AdamW's learning rate, hidden matrices
                                     1                           1 / m
@@ -22,10 +21,11 @@ With m = width / base_width, d = layers / base_layers, s = init_std and H = head
     AdamW's weight decay, hidden matrices
                                     1                           m: learning rate x decay stays the same
 
-So a base model is the standard one but for the scale of its scores (Yang et al. 2022, definition 4.1; a constant, as
-heads keep their dimensions when the width grows) and a head that starts at zero (their appendix D.2), where it is not
-tied. A tied head follows the embedding, whose row of the table is the same but for that. GPT-2's smaller projections
-into the residual stream are taken at the base's depth: the deeper ones are the multiplier's affair.
+So a base model is the standard one, but for a head that starts at zero (Yang et al. 2022, appendix D.2), where it is
+not tied. A tied head follows the embedding, whose row of the table is the same but for that. Heads keep their
+dimensions H when the width grows, so that scores are divided by sqrt(H) as ever: dividing by H instead (definition 4.1
+there) would matter to heads that grow. GPT-2's smaller projections into the residual stream are taken at the base's
+depth: the deeper ones are the multiplier's affair.
 """
 
 import math
@@ -85,11 +85,6 @@ def init_std(config: ModelConfig, kind: Kind) -> float:
 def residual_scale(config: ModelConfig) -> float:
     """What a sublayer's output is multiplied with before it is added to the residual stream."""
     return 1 / depth_ratio(config)
-
-
-def attention_scale(config: ModelConfig) -> float:
-    """What products of queries and keys are multiplied with."""
-    return config.head_dim ** (-1.0 if config.parametrization == "completep" else -0.5)
 
 
 def logit_scale(config: ModelConfig) -> float:

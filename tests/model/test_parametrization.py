@@ -96,14 +96,13 @@ def test_the_multipliers_are_those_of_a_standard_model_with_scaled_weights(tied)
     config = replace(LARGE, tied_head=tied, qk_norm=False)
     model, params = model_and_parameters(config)
     standard = Transformer(replace(config, parametrization="standard", base_width=None, base_layers=None))
-    root = config.head_dim**-0.5
     factors = {name: 1 / D for name in ("output", "output_bias", "down", "down_bias")}
-    by_hand = scaled(params, {**factors, "query": root, "query_bias": root, "head": 1 / M})
+    by_hand = scaled(params, {**factors, "head": 1 / M})
     logits = full_pass(standard, by_hand, tokens := random_tokens(2, 8)) * (1 / M if tied else 1)
     np.testing.assert_allclose(full_pass(model, params, tokens), logits, atol=2e-5 * np.abs(logits).max())
 
 
-def test_a_base_model_is_the_standard_one_but_for_the_scale_of_its_scores_and_a_head_of_zeros():
+def test_a_base_model_is_the_standard_one_but_for_a_head_of_zeros():
     base = replace(BASE, parametrization="completep", base_width=BASE.width, base_layers=BASE.layers)
     ours, standard = initial(base), initial(BASE)
     assert not np.any(ours.pop("head"))
