@@ -53,7 +53,7 @@ NARRATOR = Experiment(
 
 # The same world for studies of many runs: each learns in seconds, and its floor is known.
 NARRATOR_TINY = Experiment(
-    model=replace(small(depth=2, context_length=128), width=64, heads=2, mlp_width=192),
+    model=replace(small(depth=2, context_length=128), width=64, heads=2, mlp_width=192, init_std=0.08),
     tokenizer=TokenizerConfig(vocab_size=512),
     data=DataConfig(sources=("narration:4000",), sequence_length=128, validation_fraction=0.05),
     train=TrainConfig(
