@@ -21,8 +21,6 @@ from model.errors import UserError, unknown
 from train.mapping import differences, from_mapping, to_mapping
 from train.run_directory import write_atomically
 
-EXECUTIONS = ("auto", "sequential", "processes")
-
 
 @dataclass(frozen=True)
 class Sweep:
@@ -47,10 +45,10 @@ class Sweep:
     """An Optuna storage URL such as postgresql://..., or the path of a journal file, that several machines share. None:
     a journal in the sweep's folder."""
     workers: int | None = None
-    """Trials at a time. None: one for each CPU core."""
-    execution: Literal["auto", "sequential", "processes"] = "auto"
-    """One after the other in this process, or in parallel processes on their own CPU cores. auto: processes on CPUs,
-    one after the other on an accelerator."""
+    """Trials at a time. None: one for each CPU core; vectorised, as many as memory allows, 16 a device at most."""
+    execution: Literal["auto", "sequential", "processes", "vectorised"] = "auto"
+    """One after the other in this process, in parallel processes on their own CPU cores, or vectorised: many in one
+    program, those that differ in numbers alone. auto: processes on CPUs, vectorised on an accelerator."""
 
     @property
     def space(self) -> dict[str, Range]:

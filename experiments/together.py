@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from experiments.config import Experiment, vocabulary_guess
+from experiments.lanes import WHOLE, one_device
 from experiments.stages.language import pretrain_alike
 from model.config import ModelConfig
 from model.errors import UserError
@@ -19,9 +20,9 @@ from model.transformer import Transformer
 from train.batches import Batch
 from train.config import TrainConfig
 from train.distributed import process_count
-from train.loop import WHOLE, StopRequest, alone, compute_dtype, memory_of_device
+from train.loop import StopRequest, compute_dtype, memory_of_device
 from train.mapping import differences, to_mapping
-from train.record import Diverged
+from train.record import Diverged, Enough, Watch
 from train.run_directory import RunDirectory
 from train.step import abstract_state, batch_sharding, compile_step
 
@@ -45,12 +46,16 @@ SHARE = 0.8  # of a device's memory that runs may take: not all that a program n
 
 
 def pretrain_together(
-    experiments: Sequence[Experiment], runs: Sequence[RunDirectory], stop: StopRequest, most: int | None = None
-) -> list[dict[str, Any] | Diverged]:
+    experiments: Sequence[Experiment],
+    runs: Sequence[RunDirectory],
+    stop: StopRequest,
+    most: int | None = None,
+    watches: Sequence[Watch | None] | None = None,
+) -> list[dict[str, Any] | Diverged | Enough]:
     """What `pretrain` comes to for each experiment, several at a time in one program.
 
     Each run's folder, held and claimed by the caller, comes to be as if it had trained alone, and goes on where it
-    stopped. A run that diverges leaves the others alone.
+    stopped. A run that diverges, or of which its watch has seen enough, leaves the others alone.
 
     Args:
         most: runs at a time. None: as many as memory allows, 16 a device at most.
@@ -63,9 +68,10 @@ def pretrain_together(
     if process_count() > 1:
         raise UserError("runs train together in one process only.")
     size, outcomes = most or runs_that_fit(experiments[0]), []
+    watches = watches or [None] * len(runs)
     for first in range(0, len(runs), size):
         here = slice(first, first + size)
-        outcomes += pretrain_alike(experiments[here], runs[here], stop, [None] * len(runs[here]))
+        outcomes += pretrain_alike(experiments[here], runs[here], stop, watches[here])
     return outcomes
 
 
@@ -110,7 +116,7 @@ def runs_that_fit(experiment: Experiment) -> int:
     Its arguments and temporaries, as compiled for one device, but for the batch, which all share, come once for each.
     """
     config = replace(experiment.model, vocab_size=vocabulary_guess(experiment))
-    train, mesh = experiment.train, alone()
+    train, mesh = experiment.train, one_device()
     model = Transformer(config, WHOLE, compute_dtype(train.precision))
     available = memory_of_device()
     if not available:

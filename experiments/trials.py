@@ -1,72 +1,99 @@
-"""The trials of a sweep as runs: a worker takes one after the other from the study and trains it."""
+"""The trials of a sweep as runs: a worker takes one after the other from the study and trains it, or many at a time."""
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
-from experiments.config import claim
+from experiments.config import Experiment, claim
 from experiments.search_space import with_values
-from experiments.stages.language import pretrain
 from experiments.study import MESSAGE, Study, Taken, outcome
+from experiments.together import alike, pretrain_together, runs_that_fit
 from model.errors import UserError
 from train.loop import StopRequest
 from train.progress import say
-from train.record import Diverged
+from train.record import Diverged, Enough, Watch
 
 REFUSED_LIMIT = 3  # trials: where the first so many cannot be, the sweep itself is at fault
 WAIT = 1  # seconds between looks for trials that others have lost
 
 
-class _Pruned(Exception):
-    """The study has seen enough of a trial."""
-
-
-def work(study: Study, stop: StopRequest) -> None:
+def work(study: Study, stop: StopRequest, together: bool = False) -> None:
     """Train trials until the study is complete; waits for those of other workers, and takes over what they lose.
+
+    Args:
+        together: as many at a time as the sweep says or memory allows, those that can in one program.
 
     Raises:
         Interrupted: SIGTERM or Ctrl-C came; what was trained is saved, and the trial will be taken up again.
         UserError: the machine's fault, or the first trials were all refused.
     """
+    most = (study.sweep.workers or runs_that_fit(study.sweep.experiment)) if together else 1
     while True:
         _check_possible(study)
-        if taken := study.take():
-            _train(study, taken[0], stop)
+        left = max(study.left(), 1)
+        if taken := study.take(-(-left // -(-left // most))):  # in turns of the same size, so of the same program
+            _train(study, taken, stop)
         elif study.left():
             time.sleep(WAIT)
         else:
             return
 
 
-def _train(study: Study, taken: Taken, stop: StopRequest) -> None:
-    """Train a trial to its end, and tell the study what it came to."""
-    values = ", ".join(f"{path}={value}" for path, value in taken.values.items())
-    say(f"trial {taken.number} of {study.count}: {values}")
-    with taken.held, study.showing_life(taken):
-        try:
-            experiment = with_values(study.sweep.experiment, taken.values, f"trial {taken.number}")
-            claim(taken.run, experiment)
+def _train(study: Study, taken: Sequence[Taken], stop: StopRequest) -> None:
+    """Train trials to their end, and tell the study what each came to."""
+    with ExitStack() as working:
+        possible: list[tuple[Taken, Experiment]] = []
+        for one in taken:
+            working.enter_context(one.held)
+            working.enter_context(study.showing_life(one))
+            values = ", ".join(f"{path}={value}" for path, value in one.values.items())
+            say(f"trial {one.number} of {study.count}: {values}")
+            try:
+                experiment = with_values(study.sweep.experiment, one.values, f"trial {one.number}")
+                claim(one.run, experiment)
+                possible.append((one, experiment))
+            except UserError as error:
+                study.tell(one, "refused", message=str(error))
+        for group in alike([experiment for _, experiment in possible]):
+            _train_alike(study, [possible[place] for place in group], stop)
+        for one in taken:
+            told = study.trial(one.number)
+            loss = "" if told.value is None else f", held-out loss {told.value:.4f}"
+            say(f"trial {one.number}: {outcome(told)}{loss}")
 
-            def watch(step: int, found: Mapping[str, Any]) -> None:
-                loss, last = found["validation_loss"], step == experiment.train.steps
-                if math.isfinite(loss) and study.report(taken, step, loss) and not last:
-                    raise _Pruned
 
-            value = pretrain(experiment, taken.run, stop, watch)["validation_loss"]
-        except _Pruned:
-            study.tell(taken, "pruned")
-        except Diverged as error:
-            study.tell(taken, "diverged", message=str(error))
-        except UserError as error:
-            if taken.run.stages():  # it had begun to learn, so that the fault lies elsewhere
-                raise
-            study.tell(taken, "refused", message=str(error))
+def _train_alike(study: Study, trials: Sequence[tuple[Taken, Experiment]], stop: StopRequest) -> None:
+    """Train trials whose programs are the same; one is simply trained."""
+    taken, experiments = zip(*trials, strict=True)
+    runs, watches = [one.run for one in taken], [_watch(study, *trial) for trial in trials]
+    try:
+        outcomes = pretrain_together(experiments, runs, stop, len(runs), watches)
+    except UserError as error:
+        if any(run.stages() for run in runs):  # they had begun to learn, so that the fault lies elsewhere
+            raise
+        for one in taken:
+            study.tell(one, "refused", message=str(error))
+        return
+    for one, found in zip(taken, outcomes, strict=True):
+        if isinstance(found, Enough):
+            study.tell(one, "pruned")
+        elif isinstance(found, Diverged):
+            study.tell(one, "diverged", message=str(found))
         else:
-            study.tell(taken, "complete", value)
-    told = study.trial(taken.number)
-    loss = "" if told.value is None else f", held-out loss {told.value:.4f}"
-    say(f"trial {taken.number}: {outcome(told)}{loss}")
+            study.tell(one, "complete", found["validation_loss"])
+
+
+def _watch(study: Study, taken: Taken, experiment: Experiment) -> Watch:
+    """Reports a trial's evaluations to the study, which may have seen enough."""
+
+    def watch(step: int, found: Mapping[str, Any]) -> None:
+        loss, last = found["validation_loss"], step == experiment.train.steps
+        if math.isfinite(loss) and study.report(taken, step, loss) and not last:
+            raise Enough
+
+    return watch
 
 
 def _check_possible(study: Study) -> None:

@@ -1,27 +1,22 @@
 """The loop: batches through the step, with all that touches disk, clock, signals and screen."""
 
 import math
-import operator
 import os
 import signal
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from model.config import MeshConfig, ShardingRules
+from model.config import ShardingRules
 from model.errors import UserError
-from model.sharding import check_used, devices_along, make_mesh, nearest_multiples
-from model.transformer import Transformer
+from model.sharding import check_used, devices_along, nearest_multiples
 from train.batches import Batch, prefetch
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
@@ -30,27 +25,11 @@ from train.evaluation import evaluate
 from train.objective import next_token_loss
 from train.optimizer import hyperparameters, learning_rate
 from train.progress import bar, say
-from train.record import Counts, Diverged, Record, Workbench
-from train.step import (
-    RUNS,
-    TrainState,
-    abstract_state,
-    as_given,
-    batch_sharding,
-    compile_step,
-    init_state,
-    place,
-)
+from train.record import Counts, Diverged, Enough, Record, Workbench
+from train.step import TrainState, abstract_state, as_given, batch_sharding, compile_step, init_state, place
 
-WHOLE = ShardingRules(**{axis: () for axis in vars(ShardingRules())})  # nothing is split
-# Traced once for all runs of a shape; of runs that train together mapped over their parameters.
+# Traced once for all runs of a shape.
 _nats = jax.jit(next_token_loss, static_argnames=("model", "vocab_chunk"))
-
-
-@partial(jax.jit, static_argnames=("model", "vocab_chunk"))
-def _nats_of_each(model: Transformer, params: Any, batch: Batch, vocab_chunk: int | None) -> Float[Array, "runs"]:
-    loss = partial(next_token_loss, model, batch=batch, vocab_chunk=vocab_chunk)
-    return jax.vmap(lambda params: loss(params=params), spmd_axis_name=RUNS)(params)
 
 
 class Interrupted(Exception):
@@ -123,39 +102,18 @@ def fit(bench: Workbench, stop: StopRequest) -> dict[str, Any]:
     Raises:
         Interrupted: SIGTERM or Ctrl-C came; the state is saved.
         Diverged: updates or the held-out loss stayed not finite.
+        Enough: by who watches.
         UserError: the state does not fit, or a checkpoint could not be read or written.
     """
-    (outcome,) = fit_together([bench], stop)
-    if isinstance(outcome, Diverged):
-        raise outcome
-    return outcome
-
-
-def fit_together(benches: Sequence[Workbench], stop: StopRequest) -> list[dict[str, Any] | Diverged]:
-    """Train runs that differ in nothing but numbers, seed and directory, each as `fit` does alone.
-
-    Those that stand at the same step train in one program, mapped over their parameters and numbers. Each lies whole on
-    one device: the runs are spread over the devices, whatever a bench's mesh says. One that diverges rests from then on
-    and leaves the others alone; it is given back as what `fit` would raise.
-    """
-    if len(benches) > 1:
-        benches = [replace(bench, mesh=alone(), rules=WHOLE, model=bench.model.clone(rules=WHOLE)) for bench in benches]
-    records, waiting = [], defaultdict(list)
+    record, state = begin(bench)
     try:
-        for bench in benches:
-            record, state = _begin(bench)
-            records.append(record)
-            waiting[record.counts.step].append((record, state if len(benches) == 1 else jax.device_get(state)))
-        for group in waiting.values():
-            session = _Session([record for record, _ in group])
-            session.run(session.gather([state for _, state in group]), stop)
-        return [_outcome(record) for record in records]
+        Session([record], bench.mesh).run(state, stop)
+        return record.result()
     finally:
-        for record in records:
-            record.close()
+        record.close()
 
 
-def _begin(bench: Workbench) -> tuple[Record, TrainState]:
+def begin(bench: Workbench) -> tuple[Record, TrainState]:
     """A run at its newest checkpoint, or before its first step."""
     config = bench.config
     abstract = abstract_state(bench.model, config, bench.mesh, bench.rules)
@@ -172,55 +130,40 @@ def _begin(bench: Workbench) -> tuple[Record, TrainState]:
     return Record(bench, checkpoints, None), state
 
 
-def _outcome(record: Record) -> dict[str, Any] | Diverged:
-    try:
-        return record.result() if record.diverged is None else record.diverged
-    except Diverged as diverged:
-        return diverged
+class Session:
+    """One process's turn at a stage of a run. `experiments.lanes` has one of many runs, whose state it lays side by
+    side: what a run counts and writes is in a record of its own."""
 
-
-def _stack(trees: Sequence[Any]) -> Any:
-    """Trees of arrays on the host as one, along a new leading axis."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
-
-
-class _Session:
-    """One process's turn at a stage of one run, or of several at the same step."""
-
-    def __init__(self, records: Sequence[Record]) -> None:
-        self.records, lead, count = records, records[0].bench, len(records)
-        self.config, self.model, self.validation = lead.config, as_given(lead.model), lead.validation
-        self.together = count > 1
-        self.mesh = lead.mesh
-        if self.together:
-            spread = max(n for n in range(1, jax.local_device_count() + 1) if count % n == 0)
-            self.mesh = make_mesh(MeshConfig(), jax.local_devices()[:spread])
-        self.along = NamedSharding(self.mesh, PartitionSpec(*((RUNS,) if self.together else ())))
-        self.shared = batch_sharding(self.mesh, lead.rules)
-        numbers = [hyperparameters(record.bench.config) for record in records]
-        self.numbers = _stack(numbers) if self.together else numbers[0]
-        self.schedule = learning_rate(self.config, self.numbers, self.numbers.learning_rate)
-        self.loss_of = partial(_nats_of_each if self.together else _nats, self.model)
+    def __init__(self, records: Sequence[Record], mesh: Mesh) -> None:
+        lead = records[0].bench
+        self.records, self.mesh, self.config, self.model = records, mesh, lead.config, as_given(lead.model)
+        self.validation, self.sharding = lead.validation, batch_sharding(mesh, lead.rules)
+        self.numbers, self.along = hyperparameters(lead.config), NamedSharding(mesh, PartitionSpec())
         self.clock = time.perf_counter()
 
-    def gather(self, states: list[TrainState]) -> TrainState:
-        """The runs' states as the step takes them."""
-        return place(_stack(states), self.along) if self.together else states[0]
-
-    def scatter(self, tree: Any) -> list[Any]:
+    def of_each(self, tree: Any) -> list[Any]:
         """A tree of what all runs have, for each run."""
-        if not self.together:
-            return [tree]
-        tree, count = jax.device_get(tree), len(self.records)
-        return [jax.tree.map(operator.itemgetter(index), tree) for index in range(count)]
+        return [tree]
+
+    def batches(self, start: int) -> Iterator[list[Batch]]:
+        """Each step's batch for each run."""
+        return ([batch] for batch in prefetch(self.records[0].bench.training, start))
+
+    def place(self, own: Sequence[Batch]) -> Batch:
+        """The runs' batches on the mesh."""
+        return place(own[0], self.sharding)
+
+    def nats(self, params: Any, batch: Batch) -> Array:
+        """Held-out loss, summed over a batch that all runs share."""
+        return _nats(self.model, params, batch, vocab_chunk=self.config.vocab_chunk)
 
     def run(self, state: TrainState, stop: StopRequest) -> None:
         """All that is left to do."""
         with jax.set_mesh(self.mesh):
-            if all(record.fresh for record in self.records):
+            if self.records[0].fresh:
                 self.look(state)
             if self.records[0].counts.step < self.config.steps:
-                with stop.deferred(), suppress(Diverged):  # noted of every run that did
+                with stop.deferred(), suppress(Diverged, Enough):  # noted of every run
                     self.train(state, stop)
             for record in self.records:
                 record.checkpoints.wait()
@@ -228,9 +171,10 @@ class _Session:
     def train(self, state: TrainState, stop: StopRequest) -> None:
         """All steps that are left."""
         config, begun = self.config, self.records[0].counts.step
-        batches, numbers = self._batches(begun), place(self.numbers, self.along)
+        batches, numbers = self.batches(begun), place(self.numbers, self.along)
+        intervals = config.log_every, config.eval_every, config.sample_every, config.checkpoint_every
         say("compiling the training step ...")
-        first = self._place([record.bench.training[0] for record in self.records])
+        first = self.place([record.bench.training[0] for record in self.records])
         run_step = compile_step(self.model, config, state, first)
         with bar("training", config.steps, done=begun) as advance:
             window_start = self._tick()
@@ -238,7 +182,7 @@ class _Session:
             for step in range(begun + 1, config.steps + 1):
                 own = next(batches)
                 before, asked = metrics, stop.agreed(self.mesh)
-                state, metrics = run_step(state, self._place(own), numbers)
+                state, metrics = run_step(state, self.place(own), numbers)
                 self._check_healthy(before)  # waits for the step before, while this one is under way
                 stopping = asked()
                 if stopping and not stop.received:
@@ -246,27 +190,29 @@ class _Session:
                 for record, rows in zip(self.records, own, strict=True):
                     record.stepped(step, rows)
                 last = step == config.steps
-                if not (last or stopping or any(step % every == 0 for every in self._intervals())):
+                if not (last or stopping or any(step % every == 0 for every in intervals)):
                     advance()
                     continue
                 self._check_healthy(metrics)
-                found, notes = self.scatter(metrics), []
+                found, notes = self.of_each(metrics), []
                 # Updates that were skipped do not move the optimizer's own count.
-                rates = np.atleast_1d(self.schedule(step - 1 - np.asarray(metrics["skipped"])))
+                schedule = learning_rate(config, self.numbers, self.numbers.learning_rate)
+                rates = np.atleast_1d(schedule(step - 1 - np.asarray(metrics["skipped"])))
                 window = self._tick() - window_start
                 for index, record in self._running():
                     write = last or step % config.log_every == 0
                     note = record.log(found[index], own[index], float(rates[index]), write)
                     notes.append(f"{note}  {record.log_speed(window)}")
-                advance(note=notes[0] + (f"  (of {len(notes)} runs the first)" if self.together else ""))
+                advance(note=notes[0] + (f"  (of {len(notes)} runs the first)" if notes[1:] else ""))
                 self.look(state, last)
+                self._check_running()
                 if last or stopping or step % config.checkpoint_every == 0:
                     self._tick()
-                    states = self.scatter(state)
+                    states = self.of_each(state)
                     for index, record in self._running():
                         # While updates fail nothing is saved: what is on disk are the last good checkpoints.
                         if last or stopping or found[index]["skipped_in_a_row"].item() == 0:
-                            record.save(jax.device_put(states[index]) if self.together else states[index])
+                            record.save(states[index])
                 if stopping and not last:
                     for record in self.records:
                         record.checkpoints.wait()
@@ -275,59 +221,32 @@ class _Session:
 
     def look(self, state: TrainState, last: bool = False) -> None:
         """Evaluate and write a sample where they are due."""
-        config, step, lead = self.config, self.records[0].counts.step, self.records[0]
+        config, step, sizes = self.config, self.records[0].counts.step, self.records[0].byte_lengths
         if last or step % config.eval_every == 0:
-            of_all = evaluate(
-                partial(self.loss_of, vocab_chunk=config.vocab_chunk),
-                state.params,
-                self.validation,
-                self.shared,
-                lead.byte_lengths,
-                config.eval_batches,
-            )
-            found = self.scatter(of_all)
+            on_text = self.validation, self.sharding, sizes, config.eval_batches
+            found = self.of_each(evaluate(self.nats, state.params, *on_text))
             for index, record in self._running():
                 record.evaluated(found[index])
         if last or step % config.sample_every == 0:
-            params = self.scatter(state.params)
+            params = self.of_each(state.params)
             for index, record in self._running():
-                record.sample(jax.device_put(params[index]) if self.together else params[index])
-
-    def _batches(self, start: int) -> Iterator[list[Batch]]:
-        """Each step's batch for each run; those of the same seed have the same one."""
-        seeds = [record.bench.config.seed for record in self.records]
-        streams = {
-            seed: prefetch(record.bench.training, start) for seed, record in zip(seeds, self.records, strict=True)
-        }
-        while True:
-            drawn = {seed: next(stream) for seed, stream in streams.items()}
-            yield [drawn[seed] for seed in seeds]
-
-    def _place(self, own: Sequence[Batch]) -> Batch:
-        """The step's batch on the mesh: one for all, or along the axis of runs."""
-        if len({record.bench.config.seed for record in self.records}) == 1:
-            return place(own[0], self.shared)
-        return place(_stack(own), self.along)
+                record.sample(params[index])
 
     def _running(self) -> list[tuple[int, Record]]:
-        return [(index, record) for index, record in enumerate(self.records) if record.diverged is None]
-
-    def _intervals(self) -> tuple[int, ...]:
-        config = self.config
-        return config.log_every, config.eval_every, config.sample_every, config.checkpoint_every
+        return [(index, record) for index, record in enumerate(self.records) if record.over is None]
 
     def _check_healthy(self, metrics: Mapping[str, Array] | None) -> None:
-        """Let the runs rest whose updates keep failing.
-
-        Raises:
-            Diverged: none is left.
-        """
+        """Let the runs rest whose updates keep failing."""
         if metrics is not None:
             in_a_row = np.atleast_1d(metrics["skipped_in_a_row"])
             for index, record in self._running():
                 record.check_healthy(int(in_a_row[index]))
-            if not self._running() and self.records[0].diverged is not None:
-                raise self.records[0].diverged
+        self._check_running()
+
+    def _check_running(self) -> None:
+        """Raises `Diverged` or `Enough` when no run goes on."""
+        if not self._running() and self.records[0].over is not None:
+            raise self.records[0].over
 
     def _tick(self) -> float:
         """Add the time since the last tick to the stage's; returns the time now."""
@@ -368,11 +287,6 @@ def memory_of_device() -> int:
     if device.platform == "cpu":
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(jax.local_devices())
     return (device.memory_stats() or {}).get("bytes_limit", 0)
-
-
-def alone() -> Mesh:
-    """A mesh of one device of this process."""
-    return make_mesh(MeshConfig(), jax.local_devices()[:1])
 
 
 def check_fits(state: TrainState) -> None:

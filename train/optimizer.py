@@ -79,21 +79,12 @@ def make_optimizer(
     clip, rate = optax.clip_by_global_norm(numbers.clip_norm), learning_rate(config, numbers, numbers.learning_rate)
     if model.parametrization == "completep":
         return optax.chain(clip, completep_adamw(model, numbers, rate))
-    adamw = optax.adamw(
-        rate,
-        numbers.beta1,
-        numbers.beta2,
-        numbers.epsilon,
-        weight_decay=numbers.weight_decay,
-        mask=is_matrix,
-    )
+    decay = {"weight_decay": numbers.weight_decay}
+    adamw = optax.adamw(rate, numbers.beta1, numbers.beta2, numbers.epsilon, mask=is_matrix, **decay)
     if config.optimizer == "adamw":
         return optax.chain(clip, adamw)
-    matrices = muon(
-        learning_rate(config, numbers, numbers.muon_learning_rate),
-        weight_decay=numbers.weight_decay,
-        muon_weight_dimension_numbers=muon_dimensions,
-    )
+    matrix_rate = learning_rate(config, numbers, numbers.muon_learning_rate)
+    matrices = muon(matrix_rate, muon_weight_dimension_numbers=muon_dimensions, **decay)
     return optax.chain(clip, optax.partition({"adamw": adamw, "muon": matrices}, _rule))
 
 

@@ -31,6 +31,10 @@ class Diverged(UserError):
     """Training came to numbers that are not finite, and nothing more can be learned from it."""
 
 
+class Enough(Exception):
+    """Who watches a run has seen enough of it."""
+
+
 @dataclass(frozen=True)
 class Workbench:
     """What a stage trains with: everything but the state."""
@@ -51,7 +55,7 @@ class Workbench:
     initial: Callable[[Any], Any] | None = None
     """Gives the parameters to begin with, laid out as told; None: fresh ones from the seed."""
     watch: Watch | None = None
-    """Called with each evaluation; what it raises stops the run, and its checkpoints stay."""
+    """Called with each evaluation; may raise `Enough`, which ends the run, and its checkpoints stay."""
 
 
 @dataclass
@@ -69,13 +73,16 @@ class Counts:
 
 
 class Record:
-    """A run's logs, checkpoints and counts while it trains."""
+    """A run's logs, checkpoints and counts while it trains.
+
+    States and parameters that it is given may lie on the host, as those of runs that train together do.
+    """
 
     def __init__(self, bench: Workbench, checkpoints: Checkpoints, counts: Counts | None) -> None:
         """Open the logs; `counts` are those of the checkpoint that the run goes on from, None: it begins."""
         self.bench, self.checkpoints, self.counts = bench, checkpoints, counts or Counts()
         self.fresh = counts is None
-        self.diverged: Diverged | None = None
+        self.over: Diverged | Enough | None = None  # why it ended early
         self.logs = Logs(bench.directory, -1 if counts is None else counts.step, bench.config.tensorboard)
         self.byte_lengths = bench.tokenizer.byte_lengths
         self._flops_per_token = train_flops_per_token(bench.model.config, bench.training[0].tokens.shape[1])
@@ -95,7 +102,7 @@ class Record:
     def check_healthy(self, skipped_in_a_row: int) -> None:
         """Diverge where updates keep failing; they change nothing, so the checkpoints stay good."""
         if skipped_in_a_row >= SKIPPED_LIMIT:
-            self.diverged = Diverged(
+            self.over = Diverged(
                 f"{skipped_in_a_row} updates in a row had a loss or gradient that is not finite; training stopped near "
                 f"step {self.counts.step}. The checkpoints under {str(self.bench.directory.checkpoints)!r} are intact. "
                 f"Try a lower train.learning_rate than {self.bench.config.learning_rate:g} in another --run-dir."
@@ -126,28 +133,36 @@ class Record:
         """Write an evaluation's line, and tell who watches."""
         self.logs.learned({"step": self.counts.step, "tokens": self.counts.tokens, **found})
         if self.bench.watch:
-            self.bench.watch(self.counts.step, found)
+            try:
+                self.bench.watch(self.counts.step, found)
+            except Enough as enough:
+                self.over = enough
 
     def sample(self, params: Any) -> None:
         """Write what the model says now, at temperature 1; the same for the same seed and step."""
         bench, config, step = self.bench, self.bench.config, self.counts.step
         key = jax.random.fold_in(jax.random.key(config.seed), step)
         model = as_given(bench.model)
-        drawn = stream(model, params, bench.prompt, SamplingConfig(), key, config.sample_tokens, bench.ends)
+        drawn = stream(
+            model, jax.device_put(params), bench.prompt, SamplingConfig(), key, config.sample_tokens, bench.ends
+        )
         text = bench.tokenizer.decode(token for token, _ in drawn if token not in bench.ends)
         prompt = bench.tokenizer.decode(bench.prompt[1:])  # without the start of the document
         self.logs.samples.write({"step": step, "prompt": prompt, "text": text})
 
     def save(self, state: TrainState) -> None:
         """Begin a checkpoint; all logs of its step are written."""
-        self.checkpoints.save(state, vars(self.counts))
+        self.checkpoints.save(jax.device_put(state), vars(self.counts))
 
     def result(self) -> dict[str, Any]:
         """What the run came to.
 
         Raises:
-            Diverged: its last held-out loss is not finite.
+            Diverged: its updates kept failing, or its last held-out loss is not finite.
+            Enough: by who watches.
         """
+        if self.over is not None:
+            raise self.over
         rows = self.bench.directory.rows
         evaluated = from_first(lambda: [row for row in rows("metrics") if "validation_loss" in row][-1])
         counts = self.counts

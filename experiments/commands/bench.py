@@ -1,8 +1,10 @@
-"""`narrador bench train|decode|ppo|world|startup`: speed on this machine, beside its own ceilings."""
+"""`narrador bench train|decode|ppo|world|startup|sweep`: speed on this machine, beside its own ceilings."""
 
 import json
+import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -72,21 +74,38 @@ class Startup:
     """Print one JSON object on the last line of stdout."""
 
 
-VERBS = {"train": Train, "decode": Decode, "ppo": Ppo, "world": World, "startup": Startup}
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep of a learning-rate × weight-decay grid: trials in one program, in parallel processes, one by one."""
+
+    name: Annotated[str, tyro.conf.Positional] = "narrator-tiny"
+    """Experiment that is swept."""
+    trials: int = 24
+    """Cells of the grid."""
+    steps: int | None = None
+    """Updates of each trial. None: the experiment's."""
+    together: int | None = None
+    """Trials in one program. None: as many as memory allows, 16 a device at most."""
+    json: bool = False
+    """Print one JSON object on the last line of stdout."""
+
+
+VERBS = {"train": Train, "decode": Decode, "ppo": Ppo, "world": World, "startup": Startup, "sweep": Sweep}
 
 
 def main(argv: Sequence[str]) -> None:
     """Parse, measure, show."""
     if not argv or argv[0] in ("-h", "--help"):
-        print("usage: narrador bench train [NAMES ...] | decode [NAME] | ppo | world | startup")
+        print("usage: narrador bench train [NAMES ...] | decode [NAME] | ppo | world | startup | sweep [NAME]")
         return
     if argv[0] not in VERBS:
         raise unknown("benchmark", argv[0], VERBS)
     arguments: Any = tyro.cli(VERBS[argv[0]], prog=f"narrador bench {argv[0]}", args=list(argv[1:]))
-    if arguments.repeats < 1:
+    if getattr(arguments, "repeats", 1) < 1:
         raise UserError(f"--repeats {arguments.repeats} must be at least 1.")
-    measure: Any = {"train": _train, "decode": _decode, "ppo": _ppo, "world": _world, "startup": _startup}[argv[0]]
-    found = measure(arguments)
+    verbs: dict[str, Any] = {"train": _train, "decode": _decode, "ppo": _ppo}
+    verbs |= {"world": _world, "startup": _startup, "sweep": _sweep}
+    found = verbs[argv[0]](arguments)
     if arguments.json:
         print(json.dumps(found))
 
@@ -181,3 +200,32 @@ def _startup(arguments: Startup) -> dict[str, Any]:
         for name, spread in found.items():
             print(f"{name:<28}{spread['median']:6.2f} s ({spread['least']:.2f} to {spread['most']:.2f})")
     return {"seconds": found}
+
+
+def _sweep(arguments: Sweep) -> dict[str, Any]:
+    from experiments.config import find_experiment
+
+    for name, value, least in (("trials", arguments.trials, 2), ("steps", arguments.steps, 1)):
+        if value is not None and value < least:
+            raise UserError(f"--{name} {value} must be at least {least}.")
+    if arguments.together is not None and arguments.together < 2:
+        raise UserError(f"--together {arguments.together} must be at least 2.")
+    name, experiment = find_experiment(arguments.name)
+    if arguments.steps is not None:
+        experiment = replace(experiment, train=replace(experiment.train, steps=arguments.steps))
+    from experiments.sweep_benchmark import WAYS, bench_sweep
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = {"name": name, **bench_sweep(experiment, arguments.trials, arguments.together, Path(folder))}
+    if not arguments.json:
+        how = {
+            "sequential": "one after the other",
+            "processes": f"in {found['processes']} processes",
+            "vectorised": f"{found['together']} in one program",
+        }
+        print(f"{name}: {found['trials']} trials of {found['steps']} steps on {found['backend']}")
+        for way in WAYS:
+            seconds = found[f"{way}_seconds"]
+            print(f"{how[way]:<22}{seconds:8.1f} s  {found['sequential_seconds'] / seconds:5.2f} times as fast", end="")
+            print(f"  losses within {found[f'loss_difference_{way}']:.0e}" if way != "sequential" else "")
+    return found

@@ -100,7 +100,7 @@ def _sweep(argv: Sequence[str], sweep: Sweep, directory: Path, as_json: bool) ->
     study = _claim(sweep, directory)
     try:
         if left := study.left():
-            (_in_processes if _by_processes(sweep) else _in_this_process)(study, directory)
+            (_in_processes if _execution(sweep) == "processes" else _in_this_process)(study, directory)
             if study.left():
                 raise UserError(
                     f"{study.left()} of {study.count} trials are left, and no worker lives. The same command goes on."
@@ -143,15 +143,16 @@ def _claim(sweep: Sweep, directory: Path) -> Any:
     return study
 
 
-def _by_processes(sweep: Sweep) -> bool:
+def _execution(sweep: Sweep) -> str:
+    """How the trials are worked on here."""
     if sweep.execution != "auto":
-        return sweep.execution == "processes"
+        return sweep.execution
     from experiments.machine import prepare_jax
 
     prepare_jax(sweep.experiment.train.cpu_devices)
     import jax
 
-    return jax.default_backend() == "cpu"
+    return "processes" if jax.default_backend() == "cpu" else "vectorised"
 
 
 def _in_this_process(study: Any, directory: Path) -> None:
@@ -163,7 +164,7 @@ def _in_this_process(study: Any, directory: Path) -> None:
 
     stop = StopRequest()
     with stop.listening():
-        work(study, stop)
+        work(study, stop, together=_execution(study.sweep) == "vectorised")
 
 
 def _in_processes(study: Any, directory: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.config import Experiment
+from experiments.lanes import fit_together
 from experiments.machine import session
 from experiments.truth import floor, knows_truth
 from model.chat import ChatTemplate
@@ -22,8 +23,8 @@ from train.config import TrainConfig
 from train.corpus import TokenStream, tokenize, tokenize_chats, train_tokenizer_once
 from train.distributed import in_turn
 from train.evaluation import bits_per_byte
-from train.loop import StopRequest, check_batch_divides, compute_dtype, fit, fit_together
-from train.record import Diverged, Watch, Workbench
+from train.loop import StopRequest, check_batch_divides, compute_dtype, fit
+from train.record import Diverged, Enough, Watch, Workbench
 from train.run_directory import RunDirectory, StageDirectory, write_atomically
 from train.sources import Documents, open_source
 from train.trained import open_language, restore
@@ -35,17 +36,17 @@ def pretrain(
     """Learn by next-token prediction; resumes, and returns at once what a complete stage came to.
 
     Args:
-        watch: told each evaluation; what it raises stops the run, and its checkpoints stay.
+        watch: told each evaluation; may raise `Enough`, which ends the run, and its checkpoints stay.
     """
     (outcome,) = pretrain_alike([experiment], [run], stop, [watch])
-    if isinstance(outcome, Diverged):
+    if isinstance(outcome, Exception):
         raise outcome
     return outcome
 
 
 def pretrain_alike(
     experiments: Sequence[Experiment], runs: Sequence[RunDirectory], stop: StopRequest, watches: Sequence[Watch | None]
-) -> list[dict[str, Any] | Diverged]:
+) -> list[dict[str, Any] | Diverged | Enough]:
     """`pretrain` for experiments that differ in numbers alone, in one program.
 
     Args:
@@ -81,7 +82,7 @@ def pretrain_alike(
     seconds = {"stage": "pretrain", "data_seconds": round(time.perf_counter() - start, 3)}
     told = next((source for source in sources if knows_truth(source.spec)), None)
     for place, outcome in zip(left, fit_together(benches, stop), strict=True):
-        if not isinstance(outcome, Diverged):
+        if not isinstance(outcome, Exception):
             outcome = {**seconds, **outcome}
             if told is not None:  # the one that the report holds the model against
                 outcome |= against_truth(outcome, told, cut(told, "validation"))

@@ -47,6 +47,23 @@ def test_decoding_is_a_share_of_the_memory_read(folder, capsys):
         assert row["memory_share"] == pytest.approx(share)
 
 
+def test_a_sweep_comes_to_the_same_each_way(folder, capsys, monkeypatch):
+    def here(commands, workers, meanwhile):
+        for command in commands:
+            assert cli.main(command) == 0
+        return []
+
+    monkeypatch.setattr("experiments.sweep_benchmark.run_commands", here)
+    path = folder / "small.yaml"
+    path.write_text(path.read_text().replace("steps: 40", "steps: 4") + "tokenizer: {kind: char}\n")
+    path.write_text(path.read_text().replace("{sequence", "{sources: ['text:text.txt'], sequence"))
+    found = measure(capsys, "sweep", "small.yaml", "--trials", "2")
+    assert (found["trials"], found["together"], found["backend"], found["way"]) == (2, 2, "cpu", "processes")
+    assert found["ratio"] == found["sequential_seconds"] / found["processes_seconds"]
+    assert found["loss_difference_processes"] == 0
+    assert found["loss_difference_vectorised"] < 1e-5
+
+
 def test_what_does_not_fit_is_refused(capsys):
     assert cli.main(["bench", "train", "llama3.1-405b"]) == 2
     assert "GiB on each device" in capsys.readouterr().err

@@ -166,7 +166,7 @@ def test_spread_over_eight_devices_nothing_changes(tmp_path):
         "import jax, json, pathlib, sys; jax.config.update('jax_num_cpu_devices', 8)\n"
         "from tests.experiments import test_together as t\n"
         "folder = pathlib.Path(sys.argv[1])\n"
-        "outcomes, _ = t.train(t.eight(folder), folder / 'spread')\n"
+        "outcomes, _ = t.train(t.eight(folder), folder / 'spread', most=8)\n"
         "print(json.dumps([run['validation_loss'] for run in outcomes]))"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=200)

@@ -1,0 +1,113 @@
+"""Many runs in one program: the loop of `train.loop`, mapped over the runs' parameters, optimizer state and numbers.
+
+Each run lies whole on one device, whatever its own mesh is, and the runs are spread evenly over devices.
+"""
+
+import operator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from model.config import MeshConfig, ShardingRules
+from model.sharding import make_mesh
+from model.transformer import Transformer
+from train.batches import Batch, prefetch
+from train.loop import Session, StopRequest, begin, fit
+from train.objective import next_token_loss
+from train.optimizer import hyperparameters
+from train.record import Diverged, Enough, Record, Workbench
+from train.step import RUNS, TrainState, place
+
+WHOLE = ShardingRules(**{axis: () for axis in vars(ShardingRules())})  # nothing is split
+
+
+def fit_together(benches: Sequence[Workbench], stop: StopRequest) -> list[dict[str, Any] | Diverged | Enough]:
+    """Train runs that differ in nothing but numbers, seed and directory, each as `fit` does alone.
+
+    Those that stand at the same step train in one program; a kill may leave them at two. One that diverges rests from
+    then on, leaves the others alone, and is given back as what `fit` would raise.
+    """
+    if len(benches) == 1:
+        return [_outcome(lambda: fit(benches[0], stop))]
+    records, waiting = [], defaultdict(list)
+    try:
+        for bench in benches:
+            bench = replace(bench, mesh=one_device(), rules=WHOLE, model=bench.model.clone(rules=WHOLE))
+            record, state = begin(bench)
+            records.append(record)
+            waiting[record.counts.step].append((record, jax.device_get(state)))
+        for group in waiting.values():
+            session = _Lanes([record for record, _ in group])
+            session.run(session.side_by_side([state for _, state in group]), stop)
+        return [_outcome(record.result) for record in records]
+    finally:
+        for record in records:
+            record.close()
+
+
+def _outcome(learn: Callable[[], dict[str, Any]]) -> dict[str, Any] | Diverged | Enough:
+    try:
+        return learn()
+    except (Diverged, Enough) as why:
+        return why
+
+
+class _Lanes(Session):
+    """A turn of several runs at the same step: everything has a leading axis of runs."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        count = len(records)
+        devices = max(n for n in range(1, jax.local_device_count() + 1) if count % n == 0)
+        super().__init__(records, make_mesh(MeshConfig(), jax.local_devices()[:devices]))
+        self.numbers = _stack([hyperparameters(record.bench.config) for record in records])
+        self.along = NamedSharding(self.mesh, PartitionSpec(RUNS))
+        self.seeds = [record.bench.config.seed for record in records]
+
+    def side_by_side(self, states: Sequence[TrainState]) -> TrainState:
+        """The runs' states, from the host, as one."""
+        return place(_stack(states), self.along)
+
+    def of_each(self, tree: Any) -> list[Any]:
+        tree = jax.device_get(tree)
+        return [jax.tree.map(operator.itemgetter(index), tree) for index in range(len(self.records))]
+
+    def batches(self, start: int) -> Iterator[list[Batch]]:
+        """Those of the same seed have the same one."""
+        streams = {
+            seed: prefetch(record.bench.training, start) for seed, record in zip(self.seeds, self.records, strict=True)
+        }
+        while True:
+            drawn = {seed: next(stream) for seed, stream in streams.items()}
+            yield [drawn[seed] for seed in self.seeds]
+
+    def place(self, own: Sequence[Batch]) -> Batch:
+        if len(set(self.seeds)) == 1:
+            return place(own[0], self.sharding)
+        return place(_stack(own), self.along)
+
+    def nats(self, params: Any, batch: Batch) -> Array:
+        return _nats(self.model, params, batch, self.config.vocab_chunk)
+
+
+def one_device() -> Mesh:
+    """A mesh of one device of this process."""
+    return make_mesh(MeshConfig(), jax.local_devices()[:1])
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    """Trees of arrays on the host as one, along a new leading axis."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def _nats(model: Transformer, params: Any, batch: Batch, vocab_chunk: int | None) -> Float[Array, "runs"]:
+    """Each run's summed loss of a batch that they share."""
+    nats = partial(next_token_loss, model, vocab_chunk=vocab_chunk)
+    return jax.vmap(nats, in_axes=(0, None), spmd_axis_name=RUNS)(params, batch)
