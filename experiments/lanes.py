@@ -3,7 +3,6 @@
 Each run lies whole on one device, whatever its own mesh is, and the runs are spread evenly over devices.
 """
 
-import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -75,8 +74,10 @@ class _Lanes(Session):
         return place(_stack(states), self.along)
 
     def of_each(self, tree: Any) -> list[Any]:
-        tree = jax.device_get(tree)
-        return [jax.tree.map(operator.itemgetter(index), tree) for index in range(len(self.records))]
+        """What is on devices comes to be on one, as a run alone has it."""
+        there = jax.tree.map(lambda x: jax.device_put if isinstance(x, jax.Array) else np.asarray, tree)
+        host, count = jax.device_get(tree), len(self.records)
+        return [jax.tree.map(lambda x, put, lane=lane: put(x[lane]), host, there) for lane in range(count)]
 
     def batches(self, start: int) -> Iterator[list[Batch]]:
         """Those of the same seed have the same one."""

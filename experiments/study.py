@@ -175,7 +175,12 @@ class Study:
             count = 0
             while not done.wait(BEAT):
                 count += 1
-                taken.trial.set_user_attr(ALIVE, f"{os.getpid()} {count}")
+                try:
+                    taken.trial.set_user_attr(ALIVE, f"{os.getpid()} {count}")
+                except optuna.exceptions.UpdateFinishedTrialError:
+                    return
+                except Exception:  # the storage may be away for a moment; where it stays away, telling says so
+                    continue
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()

@@ -23,8 +23,7 @@ def evaluate(
     """Evaluate on all batches, or on about `limit`: the first ones of every source, by its share of them.
 
     Args:
-        loss_of: compiled (params, batch) -> summed nats; an array where the parameters are those of many runs, and so
-            is then what comes back.
+        loss_of: compiled (params, batch) -> summed nats; of many runs an array, and so is then what comes back.
         held_out: batches by source.
         byte_lengths: bytes of text that each token stands for.
 

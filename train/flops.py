@@ -66,8 +66,7 @@ def train_flops_per_token(config: ModelConfig, length: int) -> float:
 
 @cache
 def peak_flops() -> float:
-    """FLOP/s of all devices together: the data sheet's in bfloat16; elsewhere what a matrix product reaches when
-    first asked."""
+    """FLOP/s of all devices together: the data sheet's in bfloat16; elsewhere what a product reached when asked."""
     devices = jax.devices()
     if devices[0].platform == "cpu":
         return measured_matmul_flops(jnp.float32)

@@ -159,14 +159,14 @@ class Session:
 
     def run(self, state: TrainState, stop: StopRequest) -> None:
         """All that is left to do."""
-        with jax.set_mesh(self.mesh):
+        with jax.set_mesh(self.mesh), suppress(Diverged, Enough):  # noted of every run
             if self.records[0].fresh:
                 self.look(state)
             if self.records[0].counts.step < self.config.steps:
-                with stop.deferred(), suppress(Diverged, Enough):  # noted of every run
+                with stop.deferred():
                     self.train(state, stop)
-            for record in self.records:
-                record.checkpoints.wait()
+        for record in self.records:
+            record.checkpoints.wait()
 
     def train(self, state: TrainState, stop: StopRequest) -> None:
         """All steps that are left."""
@@ -205,14 +205,13 @@ class Session:
                     notes.append(f"{note}  {record.log_speed(window)}")
                 advance(note=notes[0] + (f"  (of {len(notes)} runs the first)" if notes[1:] else ""))
                 self.look(state, last)
-                self._check_running()
                 if last or stopping or step % config.checkpoint_every == 0:
                     self._tick()
                     states = self.of_each(state)
                     for index, record in self._running():
                         # While updates fail nothing is saved: what is on disk are the last good checkpoints.
                         if last or stopping or found[index]["skipped_in_a_row"].item() == 0:
-                            record.save(states[index])
+                            record.checkpoints.save(states[index], vars(record.counts))
                 if stopping and not last:
                     for record in self.records:
                         record.checkpoints.wait()
@@ -233,7 +232,11 @@ class Session:
                 record.sample(params[index])
 
     def _running(self) -> list[tuple[int, Record]]:
-        return [(index, record) for index, record in enumerate(self.records) if record.over is None]
+        """The runs that go on, with their places; where none does, why not is raised."""
+        running = [(index, record) for index, record in enumerate(self.records) if record.over is None]
+        if not running and (why := self.records[0].over) is not None:
+            raise why
+        return running
 
     def _check_healthy(self, metrics: Mapping[str, Array] | None) -> None:
         """Let the runs rest whose updates keep failing."""
@@ -241,12 +244,7 @@ class Session:
             in_a_row = np.atleast_1d(metrics["skipped_in_a_row"])
             for index, record in self._running():
                 record.check_healthy(int(in_a_row[index]))
-        self._check_running()
-
-    def _check_running(self) -> None:
-        """Raises `Diverged` or `Enough` when no run goes on."""
-        if not self._running() and self.records[0].over is not None:
-            raise self.records[0].over
+        self._running()
 
     def _tick(self) -> float:
         """Add the time since the last tick to the stage's; returns the time now."""

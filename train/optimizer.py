@@ -19,8 +19,7 @@ Scalar: TypeAlias = Float[np.ndarray | Array, "*runs"]  # of one run; along a le
 
 
 class Hyperparameters(NamedTuple):
-    """The numbers of an optimizer and its schedule, as a compiled step is given them: runs that differ in nothing else
-    share one program."""
+    """The numbers of an optimizer, as a compiled step is given them: runs that differ in nothing else share it."""
 
     learning_rate: Scalar
     muon_learning_rate: Scalar

@@ -20,7 +20,7 @@ from train.evaluation import bits_per_byte, text_bytes
 from train.flops import peak_flops, train_flops_per_token
 from train.metrics import Logs
 from train.run_directory import StageDirectory
-from train.step import TrainState, as_given
+from train.step import as_given
 
 SKIPPED_LIMIT = 10
 Watch = Callable[[int, Mapping[str, Any]], None]
@@ -73,10 +73,7 @@ class Counts:
 
 
 class Record:
-    """A run's logs, checkpoints and counts while it trains.
-
-    States and parameters that it is given may lie on the host, as those of runs that train together do.
-    """
+    """A run's logs, checkpoints and counts while it trains."""
 
     def __init__(self, bench: Workbench, checkpoints: Checkpoints, counts: Counts | None) -> None:
         """Open the logs; `counts` are those of the checkpoint that the run goes on from, None: it begins."""
@@ -125,8 +122,7 @@ class Record:
         counts.training_tokens += self._window
         counts.training_seconds += seconds
         self._window, mfu = 0, self._mfu(rate)
-        row = {"step": counts.step, "seconds": counts.seconds, "tokens_per_second": rate, "mfu": mfu}
-        self.logs.speed.write(row)
+        self.logs.speed.write({"step": counts.step, "seconds": counts.seconds, "tokens_per_second": rate, "mfu": mfu})
         return f"{rate:,.0f} tokens/s  MFU {mfu:.0%}"
 
     def evaluated(self, found: Mapping[str, Any]) -> None:
@@ -143,16 +139,10 @@ class Record:
         bench, config, step = self.bench, self.bench.config, self.counts.step
         key = jax.random.fold_in(jax.random.key(config.seed), step)
         model = as_given(bench.model)
-        drawn = stream(
-            model, jax.device_put(params), bench.prompt, SamplingConfig(), key, config.sample_tokens, bench.ends
-        )
+        drawn = stream(model, params, bench.prompt, SamplingConfig(), key, config.sample_tokens, bench.ends)
         text = bench.tokenizer.decode(token for token, _ in drawn if token not in bench.ends)
         prompt = bench.tokenizer.decode(bench.prompt[1:])  # without the start of the document
         self.logs.samples.write({"step": step, "prompt": prompt, "text": text})
-
-    def save(self, state: TrainState) -> None:
-        """Begin a checkpoint; all logs of its step are written."""
-        self.checkpoints.save(jax.device_put(state), vars(self.counts))
 
     def result(self) -> dict[str, Any]:
         """What the run came to.

@@ -57,15 +57,13 @@ def _state_maker(
 ) -> tuple[Callable[[Array], TrainState], Any]:
     optimizer = make_optimizer(config, model.config)
 
-    def boxed(key: Array) -> Any:
-        return model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
-
     def make(key: Array) -> TrainState:
-        params = nn.unbox(boxed(key))
+        params = nn.unbox(model.init(key, jnp.zeros((1, 1), jnp.int32)))["params"]
         zero = jnp.zeros((), jnp.int32)
         return TrainState(zero, params, optimizer.init(params), zero, zero)
 
-    axes = logical_axes(jax.eval_shape(boxed, jax.random.key(0)))
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    axes = logical_axes(jax.eval_shape(model.init, jax.random.key(0), tokens))["params"]
     shardings = state_shardings(mesh, rules, axes, jax.eval_shape(make, jax.random.key(0)))
     return make, shardings
 

@@ -7,8 +7,10 @@ import signal
 import statistics
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import jax
 import optuna
 import pytest
 import yaml
@@ -348,6 +350,32 @@ def test_a_fault_of_the_machine_loses_no_trial(tmp_path, monkeypatch):
 
 
 # Real runs.
+
+
+def test_trials_that_differ_in_numbers_alone_train_together(tmp_path, monkeypatch):
+    write_small(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    base = find_experiment("small.yaml")[1]
+    few = replace(base.train, steps=12, eval_every=12)
+    base = replace(base, data=replace(base.data, sources=("text:text.txt",)), train=few)
+    (tmp_path / "sweep").mkdir()
+    params = (f"{RATE}=choice:1e-3,1e-2,1e38", "model.width=choice:32,33")
+    study = Study(Sweep(base, params, sampler="grid").checked(), tmp_path / "sweep")
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        work(study, StopRequest(), together=True)
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+    expected = {(1e-3, 32): "complete", (1e-2, 32): "complete", (1e38, 32): "diverged"}
+    expected |= {(rate, 33): "refused" for rate in (1e-3, 1e-2, 1e38)}
+    assert {tuple(trial.params[p] for p in study.space): outcome(trial) for trial in study.finished()} == expected
+    for trial in study.finished():
+        run = study.run_directory(trial.number)
+        if outcome(trial) != "refused":
+            assert [session["together"] for session in run.sessions()] == [3]
+        if outcome(trial) == "complete":
+            assert trial.value == run.completed("pretrain")["validation_loss"]
+
 
 SWEEP = ("sweep", "small.yaml", "--data", "text:text.txt", "--param", f"{RATE}=choice:1e-3,3e-3,1e-2,1e38")
 SWEEP += ("--sampler", "grid", "--execution", "processes", "--workers", "2")
