@@ -27,7 +27,7 @@ class Arguments:
     """The middle of the grid. None: the experiment's."""
     below: int = 2
     """Learning rates under it, each half of the next."""
-    above: int = 3
+    above: int = 2
     """Learning rates over it, each twice the one before."""
     parametrizations: tuple[Literal["standard", "completep"], ...] = ("standard", "completep")
     """Those to compare."""
