@@ -52,10 +52,11 @@ def _train(study: Study, taken: Sequence[Taken], stop: StopRequest) -> None:
             say(f"trial {one.number} of {study.count}: {values}")
             try:
                 experiment = with_values(study.sweep.experiment, one.values, f"trial {one.number}")
-                claim(one.run, experiment)
-                possible.append((one, experiment))
             except UserError as error:
                 study.tell(one, "refused", message=str(error))
+            else:
+                claim(one.run, experiment)
+                possible.append((one, experiment))
         for group in alike([experiment for _, experiment in possible]):
             _train_alike(study, [possible[place] for place in group], stop)
         for one in taken:
