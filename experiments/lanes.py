@@ -75,9 +75,14 @@ class _Lanes(Session):
 
     def of_each(self, tree: Any) -> list[Any]:
         """What is on devices comes to be on one, as a run alone has it."""
-        there = jax.tree.map(lambda x: jax.device_put if isinstance(x, jax.Array) else np.asarray, tree)
-        host, count = jax.device_get(tree), len(self.records)
-        return [jax.tree.map(lambda x, put, lane=lane: put(x[lane]), host, there) for lane in range(count)]
+        host = jax.device_get(tree)
+
+        def lane(index: int) -> Any:
+            return jax.tree.map(
+                lambda x, there: jax.device_put(x[index]) if isinstance(there, jax.Array) else x[index], host, tree
+            )
+
+        return [lane(index) for index in range(len(self.records))]
 
     def batches(self, start: int) -> Iterator[list[Batch]]:
         """Those of the same seed have the same one."""

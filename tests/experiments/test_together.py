@@ -22,6 +22,15 @@ from train.record import Diverged
 from train.run_directory import RunDirectory
 from train.trained import load
 
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_quickly():
+    """Programs that run for ten steps take longer to compile than to run."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 OTHERS = (
     {"learning_rate": 3e-3, "seed": 1},
     {"weight_decay": 0.5, "warmup_steps": 5, "muon_learning_rate": 0.01, "beta2": 0.9},
@@ -164,6 +173,7 @@ def test_spread_over_eight_devices_nothing_changes(tmp_path):
     """In a process of its own."""
     program = (
         "import jax, json, pathlib, sys; jax.config.update('jax_num_cpu_devices', 8)\n"
+        "jax.config.update('jax_disable_most_optimizations', True)\n"
         "from tests.experiments import test_together as t\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "outcomes, _ = t.train(t.eight(folder), folder / 'spread', most=8)\n"
