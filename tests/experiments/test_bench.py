@@ -17,6 +17,7 @@ from tests.experiments.narrador import write_small
 def folder(tmp_path, monkeypatch):
     write_small(tmp_path)
     monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def measure(capsys, *arguments):
