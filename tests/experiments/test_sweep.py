@@ -25,7 +25,8 @@ from experiments.sweep_report import findings
 from experiments.trials import work
 from model.errors import UserError
 from tests.experiments.narrador import command, write_small
-from train.loop import Diverged, StopRequest
+from train.loop import StopRequest
+from train.record import Diverged, Enough
 
 RATE, DECAY = "train.learning_rate", "train.weight_decay"
 
@@ -277,6 +278,21 @@ def test_passwords_of_a_storage_are_not_shown():
 # The trials' loop, with runs that are told what to come to.
 
 
+def each_by(run):
+    """In place of training together: each by a function, and what it raises of its own is its outcome."""
+
+    def alone(*arguments):
+        try:
+            return run(*arguments)
+        except (Diverged, Enough) as outcome:
+            return outcome
+
+    def together(experiments, runs, stop, most, watches):
+        return [alone(each, run, stop, watch) for each, run, watch in zip(experiments, runs, watches, strict=True)]
+
+    return together
+
+
 def test_trials_that_diverge_or_cannot_be_are_recorded_and_the_study_goes_on(tmp_path, monkeypatch):
     def run(experiment, directory, stop, watch):
         rate = experiment.train.learning_rate
@@ -287,7 +303,7 @@ def test_trials_that_diverge_or_cannot_be_are_recorded_and_the_study_goes_on(tmp
         watch(500, {"validation_loss": 2 * rate})
         return {"validation_loss": 2 * rate}
 
-    monkeypatch.setattr("experiments.trials.pretrain", run)
+    monkeypatch.setattr("experiments.trials.pretrain_together", each_by(run))
     study = begin(tmp_path, f"{RATE}=choice:0.01,0.02,1", "model.width=choice:64,65", sampler="grid")
     work(study, StopRequest())
     expected = {(0.01, 64): "complete", (0.02, 64): "complete", (1.0, 64): "diverged"}
@@ -312,7 +328,7 @@ def test_pruning_stops_what_is_above_the_median(tmp_path, monkeypatch):
             watch(step, {"validation_loss": rate if step else 5.0})
         return {"validation_loss": rate}
 
-    monkeypatch.setattr("experiments.trials.pretrain", run)
+    monkeypatch.setattr("experiments.trials.pretrain_together", each_by(run))
     study = begin(tmp_path, f"{RATE}=lin:0.1:1", trials=12, sampler="random", prune=True)
     work(study, StopRequest())
     values = [trial.params[RATE] for trial in study.finished()]
@@ -341,7 +357,7 @@ def test_a_fault_of_the_machine_loses_no_trial(tmp_path, monkeypatch):
         log.touch()
         raise UserError("could not save a checkpoint")
 
-    monkeypatch.setattr("experiments.trials.pretrain", run)
+    monkeypatch.setattr("experiments.trials.pretrain_together", each_by(run))
     study = begin(tmp_path, f"{RATE}=lin:0.1:1", trials=2, sampler="random")
     with pytest.raises(UserError, match="could not save"):
         work(study, StopRequest())
