@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from experiments import pages
 from experiments.judges import STORE, parse_judge
 from experiments.run_comparison import draw_curves
-from train.run_directory import RunDirectory, write_atomically
+from train.run_directory import RunDirectory
 
 ABOUT = {
     "reward_score": "reward model's score",
@@ -97,10 +97,7 @@ def write_page(found: Found, a: RunDirectory, b: RunDirectory, folder: Path, com
             parts.append(_markdown(results_table(found, stage)))
         parts += [f"![{path.stem.replace('_', ' ')}](pictures/{path.name})" for path in drawn.get(stage, [])]
     text = "\n\n".join([*parts, f"## How it was made\n\n{pages.code(command)}"])
-    target = folder / "comparison.md"
-    write_atomically(target, text + "\n")
-    write_atomically(folder / "comparison.html", pages.html_page(folder, f"{a.path} and {b.path}", text))
-    return target
+    return pages.write_page(folder, f"{a.path} and {b.path}", text, "comparison")
 
 
 def _markdown(table: Table) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import parametrization_pictures
-from experiments.pages import code, html_page, table
+from experiments.pages import code, table, write_page
 from train.run_directory import write_atomically
 
 TITLES = {"standard": "standard", "completep": "CompleteP"}
@@ -70,8 +70,5 @@ def write_report(folder: Path, found: Mapping[str, Any]) -> Path:
             "## How it was made\n\n" + code(" ".join(found["session"]["command"])),
         ]
     )
-    target = folder / "report.md"
     write_atomically(folder / "coordcheck.json", json.dumps(found, indent=1) + "\n")
-    write_atomically(target, text + "\n")
-    write_atomically(folder / "report.html", html_page(folder, title, text))
-    return target
+    return write_page(folder, title, text)

@@ -21,7 +21,7 @@ from experiments.collectives import collective_bytes
 from experiments.config import Experiment
 from experiments.least_traffic import least_bytes
 from experiments.machine import session
-from experiments.pages import code, html_page, table
+from experiments.pages import code, table, write_page
 from model.config import MeshConfig
 from model.errors import UserError
 from model.sharding import make_mesh, nearest_multiples
@@ -159,8 +159,5 @@ def write_report(folder: Path, found: Mapping[str, Any]) -> Path:
             "## How it was made\n\n" + code(" ".join(found["session"]["command"])),
         ]
     )
-    target = folder / "report.md"
     write_atomically(folder / "scaling.json", json.dumps(found, indent=1) + "\n")
-    write_atomically(target, text + "\n")
-    write_atomically(folder / "report.html", html_page(folder, title, text))
-    return target
+    return write_page(folder, title, text)

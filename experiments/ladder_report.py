@@ -10,7 +10,7 @@ from experiments.ladder_fit import COUNTS
 from experiments.ladder_run import seconds_left, states
 from experiments.law_report import FRONTIER, HEADINGS, cells, frontier_cells
 from experiments.machine import command, versions
-from experiments.pages import code, html_page, table
+from experiments.pages import code, table, write_page
 from experiments.scaling_law import EPOCH, HOFFMANN
 from train.run_directory import write_atomically
 
@@ -128,11 +128,8 @@ def write_report(ladder: Ladder, folder: Path, found: Mapping[str, Any]) -> Path
             f"machine, {ladder.workers} at a time.\n\n" + "\n\n".join(map(code, made)),
         ]
     )
-    target = folder / "report.md"
     write_atomically(folder / "fit.json", json.dumps({**found, **versions()}, indent=1) + "\n")
-    write_atomically(target, text + "\n")
-    write_atomically(folder / "report.html", html_page(folder, title, text))
-    return target
+    return write_page(folder, title, text)
 
 
 VERBS = ("run", "report")

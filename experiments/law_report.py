@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.intervals import Estimate, estimate
 from experiments.machine import command, versions
-from experiments.pages import code, html_page, table
+from experiments.pages import code, table, write_page
 from experiments.scaling_law import (
     FLOPS_PER_WEIGHT,
     RESTARTS,
@@ -128,8 +128,5 @@ def write_report(folder: Path, title: str, points: Points, told: Mapping[str, An
             "## How it was made\n\n" + code(" ".join(command(sys.argv[1:]))),
         ]
     )
-    target = folder / "report.md"
     write_atomically(folder / "fit.json", json.dumps({**told, **versions()}, indent=1) + "\n")
-    write_atomically(target, text + "\n")
-    write_atomically(folder / "report.html", html_page(folder, title, text))
-    return target
+    return write_page(folder, title, text)

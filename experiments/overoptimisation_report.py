@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.best_of_n import kl_bound
 from experiments.overoptimisation_picture import TITLES, proxy_and_gold
-from experiments.pages import code, html_page, table
+from experiments.pages import code, table, write_page
 from experiments.proxies import LEAST, MEAN
 from experiments.scaling_forms import BEST_OF_N, CONSTANT, FORMS, LINE, PPO
 from train.run_directory import write_atomically
@@ -39,10 +39,7 @@ def write_report(folder: Path, found: Found) -> Path:
         ]
     )
     write_atomically(folder / "result.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-    target = folder / "report.md"
-    write_atomically(target, text + "\n")
-    write_atomically(folder / "report.html", html_page(folder, "Over-optimisation", text))
-    return target
+    return write_page(folder, "Over-optimisation", text)
 
 
 # --- what it comes to -----------------------------------------------------------------------------------------------

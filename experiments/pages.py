@@ -8,6 +8,8 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
+from train.run_directory import write_atomically
+
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; display: block; overflow-x: auto } td, th { padding: .25rem .7rem; text-align: left;
@@ -46,3 +48,11 @@ def html_page(folder: Path, title: str, markdown: str) -> str:
 
     body = re.sub(r'src="(pictures/[^"]+)"', embed, body)
     return f"<!doctype html><meta charset=utf-8><title>{escape(title)}</title><style>{STYLE}</style>\n{body}"
+
+
+def write_page(folder: Path, title: str, markdown: str, name: str = "report") -> Path:
+    """Write NAME.md, and NAME.html with the pictures of `folder`/pictures inside; returns the Markdown's path."""
+    target = folder / f"{name}.md"
+    write_atomically(target, markdown + "\n")
+    write_atomically(folder / f"{name}.html", html_page(folder, title, markdown))
+    return target

@@ -9,7 +9,7 @@ from experiments import pictures
 from experiments.calibration import calibrate
 from experiments.comparison_report import answers_table, conclusion
 from experiments.expectation import expectation
-from experiments.pages import code, html_page, plain, table
+from experiments.pages import code, plain, table, write_page
 from experiments.truth import knows_truth
 from train.narration.cast import TEAMS
 from train.narration.truth import OutsideLanguage
@@ -52,10 +52,7 @@ def write_report(run: RunDirectory) -> Path:
             "## How it was made\n\n" + _provenance(run),
         ]
     )
-    target = run.path / "report.md"
-    write_atomically(target, text + "\n")
-    write_atomically(run.path / "report.html", html_page(run.path, run.path.name, text))
-    return target
+    return write_page(run.path, run.path.name, text)
 
 
 def _summary(result: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import sweep_pictures
-from experiments.pages import code, html_page, plain, table
+from experiments.pages import code, plain, table, write_page
 from experiments.study import MESSAGE, PLACE, Study, outcome, shown
 from experiments.truth import knows_truth
 from train.run_directory import write_atomically
@@ -90,11 +90,8 @@ def write_report(study: Study, directory: Path, command: Sequence[str] | None = 
             f"Each trial is a run: `narrador run {directory}/trials/0000` goes on with one and writes its own report.",
         ]
     )
-    target = directory / "report.md"
     write_atomically(directory / "report.json", json.dumps({**found, "commands": commands}, indent=2) + "\n")
-    write_atomically(target, text + "\n")
-    write_atomically(directory / "report.html", html_page(directory, found["name"], text))
-    return target
+    return write_page(directory, found["name"], text)
 
 
 def _run_dir(study: Study, trial: Any) -> str:
