@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +26,7 @@ from model.transformer import Transformer
 from train.batches import Batch, PackedRows, training_batches
 from train.corpus import tokenize, train_tokenizer_once
 from train.optimizer import hyperparameters, make_optimizer
-from train.step import TrainState, train_step
+from train.step import fresh_state, train_step
 
 ACTIVATIONS = ("embedding", "attention", "mlp", "residual", "last norm", "logits")
 FLAT = 0.1  # a slope within this of zero is taken for none
@@ -101,17 +100,15 @@ class Check:
     def measure(self, config: ModelConfig, seeds: int, advance: Callable[[], None]) -> list[dict[str, Any]]:
         """From each seed, the changes on a batch that comes after those trained on."""
         model, numbers = Transformer(config), hyperparameters(self.train)
-        opt_init = make_optimizer(self.train, config).init
+        optimizer = make_optimizer(self.train, config)
 
         @jax.jit
         def of_seed(key: PRNGKeyArray, batches: Batch) -> dict[str, Array]:
-            params = nn.unbox(model.init(key, batches.tokens[0]))["params"]
-            zero = jnp.zeros((), jnp.int32)
-            state = TrainState(zero, params, opt_init(params), zero, zero)
+            fresh = fresh_state(model, optimizer, key)
             trained, probe = (jax.tree.map(lambda x, part=part: x[part], batches) for part in (slice(-1), -1))
             step = partial(train_step, numbers=numbers, model=model, config=self.train)
-            state, _ = jax.lax.scan(step, state, trained)
-            return changes(model, params, state.params, probe)
+            state, _ = jax.lax.scan(step, fresh, trained)
+            return changes(model, fresh.params, state.params, probe)
 
         found = []
         for seed in range(seeds):

@@ -7,9 +7,8 @@ from typing import Any
 
 from experiments import parametrization_pictures
 from experiments.pages import code, table, write_page
+from experiments.resized import TITLES
 from train.run_directory import write_atomically
-
-TITLES = {"standard": "standard", "completep": "CompleteP"}
 
 
 def headings(found: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from experiments.ladder import Cell, Ladder
 from experiments.ladder_run import STAGE
 from experiments.law_points import check_enough
 from experiments.law_report import law_of, tell
-from experiments.scaling_law import FLOPS_PER_WEIGHT, RESTARTS, Points, bootstrap, enough, fit, starts
+from experiments.scaling_law import FLOPS_PER_WEIGHT, Points, enough, fit_with_bootstrap
 
 COUNTS = {
     "flops": "training FLOPs per token / 6",
@@ -52,8 +52,6 @@ def findings(ladder: Ladder, folder: Path, rounds: int, seed: int, advance: Call
     runs = finished(ladder, folder)
     check_enough(points_of(ladder, runs, "flops"), {"N": "the ladder's sizes", "D": "the ladder's budgets"})
     laws = {count: tell(points_of(ladder, runs, count), rounds, seed, advance) for count in COUNTS}
-    for told in laws.values():
-        told["rounds"] = rounds
     slices = isoflop_slices(points_of(ladder, runs, "flops"), laws["flops"])
     noise = seed_noise(runs)
     floors = {result["floor_loss"] for _, result in runs if "floor_loss" in result}
@@ -93,9 +91,7 @@ def held_out(
     others = points_of(ladder, [run for run in runs if run is not largest], "flops")
     if not enough(others):
         return None
-    near = starts(others)
-    law = fit(others, near)
-    drawn = bootstrap(others, [law, *near[:RESTARTS]], rounds, seed, advance)
+    law, drawn = fit_with_bootstrap(others, rounds, seed, advance)
     (N,), (D,), (loss,) = points_of(ladder, [largest], "flops")
     foretold = estimate(law.loss(N, D), drawn.loss(N, D))
     return {

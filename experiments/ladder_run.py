@@ -5,9 +5,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.config import claim
 from experiments.ladder import Cell, Ladder
 from experiments.workers import Ended, run_commands
-from train.mapping import to_mapping
 from train.progress import bar, say
 from train.run_directory import InUse, RunDirectory, read_jsonl, whole_lines, write_atomically
 
@@ -44,7 +44,7 @@ def work_on_chain(ladder: Ladder, folder: Path, chain: Sequence[Cell]) -> bool:
 def begin(ladder: Ladder, folder: Path, cell: Cell, before: Cell | None) -> None:
     """Take a run's folder, and where nothing is in it begin with the state of a shorter one before its decay."""
     run = ladder.run(folder, cell)
-    run.claim(to_mapping(ladder.experiment_of(cell)))
+    claim(run, ladder.experiment_of(cell))
     if before is not None and not run.stages():
         _inherit(ladder.run(folder, before), run, before.decay_start)
 
@@ -74,17 +74,19 @@ def run_ladder(ladder: Ladder, folder: Path, workers: int) -> list[Ended]:
     commands = [("scale", "ladder", "chain", str(folder), chain[0].size, str(chain[0].seed)) for chain in left]
     total = sum(map(ladder.seconds, ladder.cells))
 
-    def done() -> float:
-        return sum(_share(ladder, folder, cell) * ladder.seconds(cell) for cell in ladder.cells)
+    def done() -> tuple[float, int]:
+        """Seconds' worth of work, and complete runs."""
+        shares = [_share(ladder, folder, cell) for cell in ladder.cells]
+        worth = sum(share * ladder.seconds(cell) for share, cell in zip(shares, ladder.cells, strict=True))
+        return worth, shares.count(1.0)
 
-    told, looked = done(), time.monotonic()
+    (told, _), looked = done(), time.monotonic()
     with bar("seconds of one worker", round(total), done=round(told)) as advance:
 
         def look(_child: Ended | None = None) -> None:
             nonlocal told, looked
             if _child is not None or time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:
-                now, looked = done(), time.monotonic()
-                complete = sum(_share(ladder, folder, cell) == 1 for cell in ladder.cells)
+                (now, complete), looked = done(), time.monotonic()
                 advance(round(now) - round(told), note=f"{complete} of {len(ladder.cells)} runs")
                 told = now
 

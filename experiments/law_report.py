@@ -13,13 +13,10 @@ from experiments.machine import command, versions
 from experiments.pages import code, table, write_page
 from experiments.scaling_law import (
     FLOPS_PER_WEIGHT,
-    RESTARTS,
     Law,
     Points,
-    bootstrap,
-    fit,
+    fit_with_bootstrap,
     objective,
-    starts,
 )
 from train.run_directory import write_atomically
 
@@ -35,12 +32,10 @@ def tell(points: Points, rounds: int, seed: int, advance: Callable[[], None]) ->
         advance: called after each.
 
     Returns:
-        E, A, B, alpha, beta and `exponent`, each with its `_interval`; points, objective; `frontier`: for budgets C
-        the best N and D, their ratio and the loss, as [value, low, high].
+        E, A, B, alpha, beta and `exponent`, each with its `_interval`; points, rounds, objective; `frontier`: for
+        budgets C the best N and D, their ratio and the loss, as [value, low, high].
     """
-    near = starts(points)
-    law = fit(points, near)
-    drawn = bootstrap(points, [law, *near[:RESTARTS]], rounds, seed, advance)
+    law, drawn = fit_with_bootstrap(points, rounds, seed, advance)
     numbers = {
         name: estimate(value, samples) for (name, value), samples in zip(law._asdict().items(), drawn, strict=True)
     }
@@ -52,6 +47,7 @@ def tell(points: Points, rounds: int, seed: int, advance: Callable[[], None]) ->
     return {
         **flat,
         "points": len(points.N),
+        "rounds": rounds,
         "objective": objective(law, points),
         "frontier": [_best(law, drawn, C) for C in _spread(budgets.min(), budgets.max())],
     }

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-TITLES = {"standard": "standard", "completep": "CompleteP"}
+from experiments.resized import TITLES
+
 COLORS = colormaps["viridis"]
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from experiments import config
 from experiments.config import Experiment
 from experiments.resized import parametrized, resized
 from experiments.workers import Ended, run_commands
 from model.errors import UserError
-from train.mapping import from_mapping, to_mapping
 from train.run_directory import RunDirectory
 
 FACTOR = 2.0  # between neighbouring learning rates
@@ -87,8 +87,7 @@ def claim(cells: Sequence[Cell]) -> None:
     """
     for cell in cells:
         with cell.run.lock():
-            complete = lambda old: to_mapping(from_mapping(Experiment, old, "config.yaml"))  # noqa: E731
-            cell.run.claim(to_mapping(cell.experiment), complete)
+            config.claim(cell.run, cell.experiment)
 
 
 def train(cells: Sequence[Cell], workers: int | None, advance: Callable[[], None]) -> list[Ended]:

@@ -7,7 +7,8 @@ from typing import Any
 from model.config import ModelConfig
 from model.errors import UserError
 
-PARAMETRIZATIONS = ("standard", "completep")
+TITLES = {"standard": "standard", "completep": "CompleteP"}
+PARAMETRIZATIONS = tuple(TITLES)
 
 
 def resized(model: ModelConfig, width: int, layers: int | None = None) -> ModelConfig:

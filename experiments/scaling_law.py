@@ -149,6 +149,15 @@ def fit(points: Points, near: Sequence[Law]) -> Law:
     return logs.law(min((end for end in ends if np.isfinite(end.fun)), key=lambda end: end.fun).x)
 
 
+def fit_with_bootstrap(
+    points: Points, rounds: int, seed: int, advance: Callable[[], None] = lambda: None
+) -> tuple[Law, Law]:
+    """The law, and laws of resampled points, `rounds` of them in arrays: see `bootstrap`."""
+    near = starts(points)
+    law = fit(points, near)
+    return law, bootstrap(points, [law, *near[:RESTARTS]], rounds, seed, advance)
+
+
 def distinct(*columns: Float[Array, "M"]) -> int:
     """How many different rows there are."""
     return len(np.unique(np.round(np.log(np.stack(columns)), 9), axis=1).T)

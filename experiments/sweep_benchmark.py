@@ -15,9 +15,8 @@ from typing import Any, Literal, get_args
 
 from experiments.config import Experiment
 from experiments.sweep import Sweep
-from experiments.workers import run_commands, usable_cores
+from experiments.workers import usable_cores
 from model.errors import UserError
-from train.progress import bar
 from train.run_directory import RunDirectory
 
 DECAYS = (0.0, 0.03, 0.1, 0.3)
@@ -72,25 +71,16 @@ def bench_sweep(experiment: Experiment, trials: int, together: int | None, folde
 def _seconds(sweep: Sweep, way: Way, directory: Path) -> float:
     """Wall time of the sweep's workers."""
     from experiments.study import Study
+    from experiments.trials import work_in_processes
 
     directory.mkdir(parents=True)
     sweep = replace(sweep, execution=way)
     study = Study(sweep, directory)
     sweep.save(directory)
     workers = min(len(usable_cores()), study.count) if way == "processes" else 1
-    with bar(f"{sweep.experiment.train.steps} steps, {way}", study.count) as advance:
-        left = study.count
-
-        def look() -> None:
-            nonlocal left
-            before, left = left, study.left()
-            if before > left:
-                advance(before - left)
-
-        start = time.perf_counter()
-        done = run_commands([("sweep", "work", str(directory))] * workers, workers, meanwhile=look)
-        seconds = time.perf_counter() - start
-        look()
+    start = time.perf_counter()
+    done = work_in_processes(study, workers, f"{sweep.experiment.train.steps} steps, {way}")
+    seconds = time.perf_counter() - start
     if any(child.code for child in done) or study.left():
         raise UserError(f"the sweep did not come to its end {way}: {study.left()} trials are left.")
     return seconds

@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments import parametrization_pictures
 from experiments.pages import code, table, write_page
-from experiments.parametrization_pictures import TITLES
+from experiments.resized import TITLES
 from train.run_directory import write_atomically
 
 

@@ -10,9 +10,10 @@ from experiments.config import Experiment, claim
 from experiments.search_space import with_values
 from experiments.study import MESSAGE, Study, Taken, outcome
 from experiments.together import alike, pretrain_together, runs_that_fit
+from experiments.workers import Ended, run_commands
 from model.errors import UserError
 from train.loop import StopRequest
-from train.progress import say
+from train.progress import bar, say
 from train.record import Diverged, Enough, Watch
 
 REFUSED_LIMIT = 3  # trials: where the first so many cannot be, the sweep itself is at fault
@@ -39,6 +40,27 @@ def work(study: Study, stop: StopRequest, together: bool = False) -> None:
             time.sleep(WAIT)
         else:
             return
+
+
+def work_in_processes(study: Study, workers: int, doing: str = "trials") -> list[Ended]:
+    """The same by worker processes on their own CPU cores, with a bar over all trials; returns how they ended.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM came; what was trained is saved.
+    """
+    left = study.left()
+    with bar(doing, study.count, done=study.count - left) as advance:
+
+        def look() -> None:
+            nonlocal left
+            before, left = left, study.left()
+            if before > left:
+                best = study.best()
+                advance(before - left, note=f"best {best.value:.4f}" if best else "none complete yet")
+
+        ended = run_commands([("sweep", "work", str(study.directory))] * workers, workers, meanwhile=look)
+        look()
+    return ended
 
 
 def _train(study: Study, taken: Sequence[Taken], stop: StopRequest) -> None:

@@ -37,6 +37,13 @@ class TrainState(NamedTuple):
     skipped_in_a_row: Int[Array, ""]
 
 
+def fresh_state(model: Transformer, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
+    """A state before its first step."""
+    params = nn.unbox(model.init(key, jnp.zeros((1, 1), jnp.int32)))["params"]
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, params, optimizer.init(params), zero, zero)
+
+
 def init_state(model: Transformer, config: TrainConfig, mesh: Mesh, rules: ShardingRules) -> TrainState:
     """A fresh state, made where the rules put it: no array is ever whole on one device of many."""
     make, shardings = _state_maker(model, _program(config), mesh, rules)
@@ -57,11 +64,7 @@ def _state_maker(
 ) -> tuple[Callable[[Array], TrainState], Any]:
     optimizer = make_optimizer(config, model.config)
 
-    def make(key: Array) -> TrainState:
-        params = nn.unbox(model.init(key, jnp.zeros((1, 1), jnp.int32)))["params"]
-        zero = jnp.zeros((), jnp.int32)
-        return TrainState(zero, params, optimizer.init(params), zero, zero)
-
+    make = partial(fresh_state, model, optimizer)
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     axes = logical_axes(jax.eval_shape(model.init, jax.random.key(0), tokens))["params"]
     shardings = state_shardings(mesh, rules, axes, jax.eval_shape(make, jax.random.key(0)))

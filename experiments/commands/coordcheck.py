@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from experiments.terminal import print_table
 from model.errors import UserError
 
 
@@ -64,10 +65,7 @@ def main(argv: Sequence[str]) -> None:
     if arguments.json:
         print(json.dumps(found))
         return
-    lines = [["slope over", *headings(found)], *rows(found)]
-    sizes = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.ljust(size) for cell, size in zip(line, sizes, strict=True)).rstrip())
+    print_table(["slope over", *headings(found)], rows(found), left=True)
     print("\n" + "\n".join(remarks(found)))
     if report:
         print(f"Report: {report}")

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from experiments.terminal import print_table
 from model.errors import UserError
 
 
@@ -62,10 +63,7 @@ def main(argv: Sequence[str]) -> None:
     if arguments.json:
         print(json.dumps(found))
         return
-    lines = [HEADINGS, *(cells(row, found["simulated"]) for row in found["rows"])]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    print_table(HEADINGS, [cells(row, found["simulated"]) for row in found["rows"]])
     print("\n" + "\n".join(remarks(found)))
     if report:
         print(f"Report: {report}")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from experiments.terminal import print_table
 from model.errors import UserError
 
 
@@ -46,15 +47,12 @@ def main(argv: Sequence[str]) -> None:
     points = read_points(arguments.file, arguments.columns, arguments.drop_worst)
     with bar("bootstrap", arguments.bootstrap) as advance:
         told = tell(points, arguments.bootstrap, arguments.seed, advance)
-    told |= {"dropped": arguments.drop_worst, "rounds": arguments.bootstrap, "file": str(arguments.file)}
+    told |= {"dropped": arguments.drop_worst, "file": str(arguments.file)}
     report = write_report(arguments.out, f"A law of {arguments.file.stem}", points, told) if arguments.out else None
     if arguments.json:
         print(json.dumps(told))
         return
-    lines = [HEADINGS, *cells(told)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    print_table(HEADINGS, cells(told), left=True)
     print("\n" + "\n".join(remarks(told)))
     if report:
         print(f"Report: {report}")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from experiments.config import Experiment, find_experiment
+from experiments.terminal import print_table
 from model.errors import UserError, unknown
 
 STARTED = time.time()
@@ -142,7 +143,7 @@ def _plan(argv: list[str]) -> int:
         ]
         print(json.dumps({"dir": str(folder), "seconds": ladder.wall_seconds(), "cells": cells}))
         return 0
-    _print_table(PLANNED, planned(ladder))
+    print_table(PLANNED, planned(ladder))
     print("\n" + "\n".join(plan_remarks(ladder)))
     print(f"Go on with: narrador scale ladder run {folder}")
     return 0
@@ -202,7 +203,7 @@ def _status(ladder: Any, arguments: Status) -> int:
         print(json.dumps({"runs": found, "seconds_left": seconds_left(ladder, arguments.folder)}))
         return 0
     rows, line = status(ladder, arguments.folder)
-    _print_table(STATUS, rows)
+    print_table(STATUS, rows)
     print("\n" + line)
     return 0
 
@@ -223,7 +224,7 @@ def _fit(ladder: Any, arguments: Fit, report: bool) -> int:
         return 0
     for count, told in found["laws"].items():
         print(f"N as {COUNTS[count]}:")
-        _print_table(HEADINGS, cells(told))
+        print_table(HEADINGS, cells(told))
         print()
     print("\n".join(conclusions(found)))
     for warning in found["warnings"]:
@@ -253,10 +254,3 @@ def _child(verb: str, folder: str, size: str, seed: str = "0") -> int:
     except Interrupted:
         return 130
     return 0
-
-
-def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    lines = [headings, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

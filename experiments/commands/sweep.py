@@ -12,7 +12,7 @@ import yaml
 
 from experiments.machine import command
 from experiments.sweep import Sweep, find_sweep, load
-from experiments.workers import run_commands, usable_cores
+from experiments.workers import usable_cores
 from model.errors import UserError
 
 USAGE = """usage: narrador sweep NAME|FILE|DIR --param PATH=RANGE ... --trials N [overrides]
@@ -100,7 +100,7 @@ def _sweep(argv: Sequence[str], sweep: Sweep, directory: Path, as_json: bool) ->
     study = _claim(sweep, directory)
     try:
         if left := study.left():
-            (_in_processes if _execution(sweep) == "processes" else _in_this_process)(study, directory)
+            (_in_processes if _execution(sweep) == "processes" else _in_this_process)(study)
             if study.left():
                 raise UserError(
                     f"{study.left()} of {study.count} trials are left, and no worker lives. The same command goes on."
@@ -155,7 +155,7 @@ def _execution(sweep: Sweep) -> str:
     return "processes" if jax.default_backend() == "cpu" else "vectorised"
 
 
-def _in_this_process(study: Any, directory: Path) -> None:
+def _in_this_process(study: Any) -> None:
     from experiments.machine import prepare_jax
 
     prepare_jax(study.sweep.experiment.train.cpu_devices)
@@ -167,29 +167,14 @@ def _in_this_process(study: Any, directory: Path) -> None:
         work(study, stop, together=_execution(study.sweep) == "vectorised")
 
 
-def _in_processes(study: Any, directory: Path) -> None:
-    """Workers on their own CPU cores, and a bar over all trials."""
+def _in_processes(study: Any) -> None:
+    from experiments.stages.language import open_sources
+    from experiments.trials import work_in_processes
     from train.corpus import train_tokenizer_once
-    from train.progress import bar
-    from train.sources import open_source
 
-    data = study.sweep.experiment.data  # made once here, or by all workers at the same time
-    train_tokenizer_once(
-        study.sweep.experiment.tokenizer, [open_source(spec, data.validation_fraction) for spec in data.sources]
-    )
-    left = study.left()
-    workers = min(study.sweep.workers or len(usable_cores()), left)
-    with bar("trials", study.count, done=study.count - left) as advance:
-
-        def look() -> None:
-            nonlocal left
-            before, left = left, study.left()
-            if before > left:
-                best = study.best()
-                advance(before - left, note=f"best {best.value:.4f}" if best else "none complete yet")
-
-        run_commands([("sweep", "work", str(directory))] * workers, workers, meanwhile=look)
-        look()
+    experiment = study.sweep.experiment  # its text is made once here, or by all workers at the same time
+    train_tokenizer_once(experiment.tokenizer, open_sources(experiment))
+    work_in_processes(study, min(study.sweep.workers or len(usable_cores()), study.left()))
 
 
 def _work(arguments: Work) -> int:
@@ -200,7 +185,7 @@ def _work(arguments: Work) -> int:
     from train.progress import say
 
     try:
-        _in_this_process(study, arguments.dir)
+        _in_this_process(study)
     except Interrupted:
         say("saved; whoever works on the sweep next goes on.")
     return 0

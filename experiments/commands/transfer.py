@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from experiments.terminal import print_table
 from model.errors import UserError
 
 
@@ -94,9 +95,6 @@ def main(argv: Sequence[str]) -> None:
     if arguments.json:
         print(json.dumps(found))
         return
-    lines = [headings(found), *rows(found)]
-    sizes = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.rjust(size) for cell, size in zip(line, sizes, strict=True)))
+    print_table(headings(found), rows(found))
     print("\n" + "\n".join(remarks(found)))
     print(f"Report: {report}")

@@ -54,7 +54,7 @@ def test_a_sweep_comes_to_the_same_each_way(folder, capsys, monkeypatch):
             assert cli.main(command) == 0
         return []
 
-    monkeypatch.setattr("experiments.sweep_benchmark.run_commands", here)
+    monkeypatch.setattr("experiments.trials.run_commands", here)
     path = folder / "small.yaml"
     path.write_text(path.read_text().replace("steps: 40", "steps: 4") + "tokenizer: {kind: char}\n")
     path.write_text(path.read_text().replace("{sequence", "{sources: ['text:text.txt'], sequence"))
