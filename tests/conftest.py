@@ -14,13 +14,22 @@ import tests.shapes  # noqa: F401  the hook below looks it up by name
 jaxtyping.install_import_hook(["model", "train", "rlhf"], "tests.shapes.check")
 # Two simulated devices; tests that need one take the first.
 jax.config.update("jax_num_cpu_devices", 2)
+# Most of a test's time is compiling: less of it for each program, here and in the commands that tests start,
+os.environ["XLA_FLAGS"] = (
+    f"--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}"
+)
+# and none for a program that another test has compiled.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One cache for the whole session, so that what several tests need is made once."""
+    """One cache for the whole session and all its processes, so that what several tests need is made once."""
+    folder = tmp_path_factory.getbasetemp()
+    cache = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "cache"
+    jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(os.environ, "NARRADOR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setitem(os.environ, "NARRADOR_CACHE", str(cache))
         yield
 
 
