@@ -72,6 +72,11 @@ class Cell:
         return f"{self.size}-steps{self.steps}-seed{self.seed}"
 
     @property
+    def place(self) -> tuple[str, int]:
+        """What it shares with its other seeds: size and steps."""
+        return self.size, self.steps
+
+    @property
     def decay_start(self) -> int:
         """The step after which it differs from longer ones."""
         return self.steps - round(DECAY * self.steps)
@@ -224,10 +229,8 @@ def budgets(tokens: Sequence[float], tokens_per_step: int, train: TrainConfig) -
 
 
 def cells(sizes: Sequence[Size], steps: Sequence[int], seeds: int, seed: int) -> tuple[Cell, ...]:
-    """Each size with each budget, and one cell in the middle once more with each other seed, to see the noise."""
-    grid = [Cell(size.name, count, seed) for size in sizes for count in steps]
-    middle = sizes[(len(sizes) - 1) // 2].name, steps[(len(steps) - 1) // 2]
-    return tuple([*grid, *(Cell(*middle, seed + other) for other in range(1, seeds))])
+    """Each size with each budget and each of `seeds` seeds from `seed` on."""
+    return tuple(Cell(size.name, count, seed + other) for other in range(seeds) for size in sizes for count in steps)
 
 
 def load(folder: Path) -> Ladder:

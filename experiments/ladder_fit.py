@@ -1,7 +1,9 @@
 """The law of a ladder's losses: fitted three ways of counting N, held against the largest run, and what to doubt."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import sqrt
 from pathlib import Path
+from statistics import fmean, variance
 from typing import Any
 
 import numpy as np
@@ -52,7 +54,7 @@ def findings(ladder: Ladder, folder: Path, rounds: int, seed: int, advance: Call
     runs = finished(ladder, folder)
     check_enough(points_of(ladder, runs, "flops"), {"N": "the ladder's sizes", "D": "the ladder's budgets"})
     laws = {count: tell(points_of(ladder, runs, count), rounds, seed, advance) for count in COUNTS}
-    slices = isoflop_slices(points_of(ladder, runs, "flops"), laws["flops"])
+    slices = isoflop_slices(points_of(ladder, averaged(runs), "flops"), laws["flops"])
     noise = seed_noise(runs)
     floors = {result["floor_loss"] for _, result in runs if "floor_loss" in result}
     found = {
@@ -86,43 +88,70 @@ def _row(ladder: Ladder, cell: Cell, result: Mapping[str, Any]) -> dict[str, Any
 def held_out(
     ladder: Ladder, runs: Sequence[Run], rounds: int, seed: int, advance: Callable[[], None]
 ) -> dict[str, Any] | None:
-    """The run of the most compute as a law of all others foretells it; None where too few are left for a law."""
-    largest = max(runs, key=lambda run: ladder.flops(run[0]))
-    others = points_of(ladder, [run for run in runs if run is not largest], "flops")
+    """What the most compute comes to, the mean of its seeds, as a law of all other runs foretells it.
+
+    None where too few are left for a law.
+    """
+    most = max(runs, key=lambda run: ladder.flops(run[0]))[0]
+    largest = points_of(ladder, [run for run in runs if run[0].place == most.place], "flops")
+    rest = [run for run in runs if run[0].place != most.place]
+    others = points_of(ladder, rest, "flops")
     if not enough(others):
         return None
     law, drawn = fit_with_bootstrap(others, rounds, seed, advance)
-    (N,), (D,), (loss,) = points_of(ladder, [largest], "flops")
+    N, D, loss = (float(column.mean()) for column in largest)
     foretold = estimate(law.loss(N, D), drawn.loss(N, D))
     return {
-        "run": largest[0].name,
+        "size": most.size,
+        "steps": most.steps,
+        "flops": ladder.flops(most),
+        "seeds": len(largest.N),
         "loss": loss,
         "predicted": foretold.value,
         "predicted_interval": [foretold.low, foretold.high],
         "error": foretold.value / loss - 1,
         "fitted": len(others.N),
-        "times_the_compute": ladder.flops(largest[0]) / max(ladder.flops(c) for c, _ in runs if c != largest[0]),
+        "times_the_compute": ladder.flops(most) / max(ladder.flops(cell) for cell, _ in rest),
     }
 
 
-def seed_noise(runs: Sequence[Run]) -> dict[str, Any] | None:
-    """How far runs that differ only in the seed are apart; None where no cell was run twice."""
-    by_cell: dict[tuple[str, int], list[float]] = {}
-    for cell, result in runs:
-        by_cell.setdefault((cell.size, cell.steps), []).append(result["validation_loss"])
-    repeated = {key: losses for key, losses in by_cell.items() if len(losses) > 1}
-    if not repeated:
-        return None
-    (size, steps), losses = max(repeated.items(), key=lambda item: len(item[1]))
-    gain = [
-        by_cell[size, steps][0] - other[0] for (name, more), other in by_cell.items() if name == size and more > steps
+def by_place(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that differ only in the seed together."""
+    places: dict[tuple[str, int], list[Run]] = {}
+    for run in runs:
+        places.setdefault(run[0].place, []).append(run)
+    return list(places.values())
+
+
+def averaged(runs: Sequence[Run]) -> list[Run]:
+    """One for each place: the mean over its seeds."""
+    return [
+        (seeds[0][0], {name: fmean(result[name] for _, result in seeds) for name in ("tokens", "validation_loss")})
+        for seeds in by_place(runs)
     ]
+
+
+def seed_noise(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """How far runs that differ only in the seed are apart, over all of them; None where there are none.
+
+    Beside it what the longest budget brings over the one before, on average over sizes.
+    """
+    losses = [[result["validation_loss"] for _, result in seeds] for seeds in by_place(runs) if len(seeds) > 1]
+    if not losses:
+        return None
+    means = {cell.place: result["validation_loss"] for cell, result in averaged(runs)}
+    *_, before, longest = [0, *sorted({steps for _, steps in means})]
+    gains = [
+        means[size, before] - means[size, longest]
+        for size, steps in means
+        if steps == longest and (size, before) in means
+    ]
+    squares = sum((len(seeds) - 1) * variance(seeds) for seeds in losses)
     return {
-        "size": size,
-        "steps": steps,
-        "losses": losses,
-        "deviation": float(np.std(losses, ddof=1)),
-        "gain": gain[0] if gain else None,
+        "places": len(losses),
+        "runs": sum(map(len, losses)),
+        "deviation": sqrt(squares / sum(len(seeds) - 1 for seeds in losses)),
+        "gain": fmean(gains) if gains else None,
     }
 
 
@@ -137,8 +166,8 @@ def isoflop_slices(points: Points, told: Mapping[str, Any]) -> list[dict[str, An
     for N in sizes:
         mine = points.take(points.N == N)
         order = np.argsort(mine.D, kind="stable")
-        C, first = np.unique(FLOPS_PER_WEIGHT * mine.N[order] * mine.D[order], return_index=True)
-        curves[N] = (np.log(C), np.log(mine.loss[order][first]))
+        C = FLOPS_PER_WEIGHT * mine.N[order] * mine.D[order]
+        curves[N] = (np.log(C), np.log(mine.loss[order]))
     found = []
     for three in zip(sizes, sizes[1:], sizes[2:], strict=False):
         low, high = (pick(curves[N][0][end] for N in three) for pick, end in ((max, 0), (min, -1)))
@@ -187,11 +216,11 @@ def warnings(ladder: Ladder, found: Mapping[str, Any]) -> list[str]:
         )
     noise = found["seed_noise"]
     if noise is None:
-        lines.append("No cell was run with a second seed: the noise between seeds is not known.")
+        lines.append("No run was done with a second seed: the noise between seeds is not known.")
     elif noise["gain"] is not None and noise["deviation"] > LOUD * noise["gain"]:
         lines.append(
-            f"Seeds differ by {noise['deviation']:.4f} nats (standard deviation, {noise['size']} after "
-            f"{noise['steps']} steps), more than a fifth of the {noise['gain']:.4f} that more tokens bring there."
+            f"Seeds differ by {noise['deviation']:.4f} nats (standard deviation), more than a fifth of the "
+            f"{noise['gain']:.4f} that the longest budget brings over the one before."
         )
     if (epochs := max(row["epochs"] for row in found["runs"])) > 1:
         lines.append(f"The longest runs see their data {epochs:.1f} times; the law counts every token as a new one.")

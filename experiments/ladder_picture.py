@@ -22,8 +22,10 @@ def losses(found: Mapping[str, Any], target: Path) -> None:
     told = found["laws"]["flops"]
     sizes = list(dict.fromkeys(row["size"] for row in found["runs"]))
     colors = dict(zip(sizes, colormaps["viridis"](np.linspace(0, 0.85, len(sizes))), strict=True))
-    for size in sizes:
-        rows = sorted((row for row in found["runs"] if row["size"] == size), key=lambda row: row["flops"])
+    chains = dict.fromkeys((row["size"], row["seed"]) for row in found["runs"])
+    for size, seed in chains:
+        mine = [row for row in found["runs"] if (row["size"], row["seed"]) == (size, seed)]
+        rows = sorted(mine, key=lambda row: row["flops"])
         left.plot(
             [row["flops"] for row in rows],
             [row["loss"] for row in rows],
@@ -31,15 +33,14 @@ def losses(found: Mapping[str, Any], target: Path) -> None:
             marker="o",
             markersize=4,
             linewidth=1,
-            label=size,
+            label=size if seed == next(of for name, of in chains if name == size) else None,
         )
     C = [row["C"] for row in told["frontier"]]
     value, low, high = zip(*(row["loss"] for row in told["frontier"]), strict=True)
     left.plot(C, value, color=ORANGE, label="the law's best for a budget")
     left.fill_between(C, low, high, color=ORANGE, alpha=0.2, linewidth=0)
     if (held := found["held_out"]) is not None:
-        row = next(row for row in found["runs"] if row["run"] == held["run"])
-        left.scatter(row["flops"], held["predicted"], marker="x", color="black", zorder=3, label="foretold, held out")
+        left.scatter(held["flops"], held["predicted"], marker="x", color="black", zorder=3, label="foretold, held out")
     if found["floor"] is not None:
         left.axhline(found["floor"], color=GREY, linestyle="--", linewidth=1, label="the truth itself")
     left.set_xlabel("training FLOPs")

@@ -72,9 +72,10 @@ def conclusions(found: Mapping[str, Any]) -> list[str]:
     if held is not None:
         low, high = held["predicted_interval"]
         lines.append(
-            f"The run of the most compute, {held['run']}, was held out: foretold {held['predicted']:.4f} ({low:.4f} to "
-            f"{high:.4f}) from {held['fitted']} others, {held['times_the_compute']:.1f} times the compute of the next; "
-            f"it came to {held['loss']:.4f}, {abs(held['error']):.2%} {'less' if held['error'] > 0 else 'more'}."
+            f"The most compute, {held['size']} for {held['steps']:,} steps, was held out: foretold "
+            f"{held['predicted']:.4f} ({low:.4f} to {high:.4f}) from {held['fitted']} other runs, at "
+            f"{held['times_the_compute']:.1f} times the compute of the next; it came to {held['loss']:.4f} "
+            f"({_mean(held['seeds'])}), {abs(held['error']):.2%} {'less' if held['error'] > 0 else 'more'}."
         )
     low, high = told["E_interval"]
     if found["floor"] is not None:
@@ -90,8 +91,8 @@ def conclusions(found: Mapping[str, Any]) -> list[str]:
     )
     if (noise := found["seed_noise"]) is not None:
         lines.append(
-            f"{len(noise['losses'])} seeds of {noise['size']} after {noise['steps']} steps differ by "
-            f"{noise['deviation']:.4f} nats (standard deviation)."
+            f"Runs that differ only in the seed are {noise['deviation']:.4f} nats apart (standard deviation, of "
+            f"{noise['runs']} runs in {noise['places']} places)."
         )
     return lines
 
@@ -133,6 +134,10 @@ def write_report(ladder: Ladder, folder: Path, found: Mapping[str, Any]) -> Path
 
 
 VERBS = ("run", "report")
+
+
+def _mean(seeds: int) -> str:
+    return "one seed" if seeds == 1 else f"the mean of {seeds} seeds"
 
 
 def _rounds(found: Mapping[str, Any]) -> int:

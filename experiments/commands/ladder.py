@@ -36,8 +36,8 @@ class Plan:
     """Training FLOPs of the whole ladder."""
     minutes: float = 20.0
     """Without `budget`: how long the whole ladder is to take on this machine."""
-    seeds: int = 3
-    """Runs of one cell in the middle, to see the noise between seeds."""
+    seeds: int = 2
+    """Runs of each size on each budget: more than one tell the noise between seeds, and average it out."""
     workers: int | None = None
     """Processes that train at once. None: one for each core, and one on an accelerator."""
     json: bool = False

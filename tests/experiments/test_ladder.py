@@ -14,7 +14,7 @@ import pytest
 from experiments import cli
 from experiments.config import Experiment
 from experiments.ladder import Cell, Ladder, budgets, cells, load, parse_sizes
-from experiments.ladder_fit import findings, points_of, seed_noise, warnings
+from experiments.ladder_fit import averaged, findings, points_of, seed_noise, warnings
 from experiments.ladder_plan import _most_tokens
 from experiments.ladder_report import write_report
 from experiments.ladder_run import begin, states, work_on_chain
@@ -141,7 +141,7 @@ STEPS = (2000, 4000, 8000, 16000)
 
 
 def test_a_known_law_is_told_from_the_runs_of_a_ladder(tmp_path):
-    ladder = known(tmp_path, ladder_of(experiment(), ("16", "32", "64", "96"), STEPS, seeds=3), noise=1e-4)
+    ladder = known(tmp_path, ladder_of(experiment(), ("16", "32", "64", "96"), STEPS, seeds=2), noise=1e-4)
     advanced = []
     found = findings(ladder, tmp_path, 20, 0, lambda: advanced.append(1))
     assert len(advanced) == 4 * 20
@@ -149,8 +149,8 @@ def test_a_known_law_is_told_from_the_runs_of_a_ladder(tmp_path):
     assert told["exponent"] == pytest.approx(LAW.exponent, abs=0.03)
     assert told["E"] == pytest.approx(LAW.E, rel=0.1)
     held = found["held_out"]
-    assert held["run"] == "96x1-steps16000-seed0"
-    assert held["fitted"] == len(ladder.cells) - 1
+    assert (held["size"], held["steps"], held["seeds"]) == ("96x1", 16000, 2)
+    assert held["fitted"] == len(ladder.cells) - 2  # no seed of it is left among them
     assert abs(held["error"]) < 2e-3
     assert held["times_the_compute"] == pytest.approx(2)
     # The sizes of this plan have N in fixed ratios, so that only A depends on how it is counted.
@@ -173,11 +173,16 @@ def test_what_is_to_doubt(tmp_path):
     again["validation_loss"] *= 1.5
     noise = seed_noise(runs)
     first = again["validation_loss"] / 1.5
-    assert noise["deviation"] == pytest.approx(0.5 * first / np.sqrt(2))
+    # Two losses d apart have a variance of d^2 / 2, and eight other places none.
+    assert noise["deviation"] == pytest.approx(0.5 * first / np.sqrt(2 * 9))
+    means = [np.mean([r["validation_loss"] for c, r in runs if c.steps == steps]) for steps in (40, 80)]
+    assert noise["gain"] == pytest.approx(means[0] - means[1])
+    (mean,) = [result["validation_loss"] for cell, result in averaged(runs) if cell.place == ("16x1", 20)]
+    assert mean == pytest.approx(1.25 * first)
     rows = [{"size": c.size, "tokens": r["tokens"], "epochs": 1.5} for c, r in runs]
     edge = {"C": 1e9, "loss": [1.0, 2.0, 3.0], "interior": False}
-    told = "\n".join(warnings(ladder, {"planned": 11, "runs": rows, "isoflop": [edge], "seed_noise": noise}))
-    for line in ("1 of 11 runs are not done", "Only 3 sizes", "Only 3 budgets", "the best size is the smallest"):
+    told = "\n".join(warnings(ladder, {"planned": 19, "runs": rows, "isoflop": [edge], "seed_noise": noise}))
+    for line in ("1 of 19 runs are not done", "Only 3 sizes", "Only 3 budgets", "the best size is the smallest"):
         assert line in told
     assert "Seeds differ by" in told
     assert "see their data 1.5 times" in told
@@ -196,12 +201,12 @@ def test_budgets_are_as_many_as_the_money_buys():
 
 def test_chains_and_their_time():
     ladder = ladder_of(experiment(), steps=(20, 40), seeds=2)
-    assert [chain[0].size for chain in ladder.chains()] == ["32x1", "16x1", "16x1"]
+    assert [chain[0].size for chain in ladder.chains()] == ["32x1", "32x1", "16x1", "16x1"]
     long = Cell("32x1", 40, 0)
     assert ladder.own_steps(long) == 40 - 16
     assert ladder.seconds(long) == pytest.approx(24 * 0.04)
-    # The large chain on one worker, 44 steps of 0.04; both small ones on the other.
-    assert ladder.wall_seconds() == pytest.approx(44 * 0.04)
+    # A large chain of 44 steps and a small one on each worker.
+    assert ladder.wall_seconds() == pytest.approx(44 * 0.04 + 44 * 0.01)
 
 
 @pytest.mark.parametrize(
