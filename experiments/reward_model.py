@@ -13,7 +13,7 @@ from model.errors import UserError
 from rlhf.prompts import pad
 from rlhf.records import Prompt
 from rlhf.reward import encode_answer
-from rlhf.scorer import load_reward_model, score
+from rlhf.scorer import load_reward_model, one_a_row, score
 from train.progress import bar
 from train.run_directory import RunDirectory
 from train.trained import open_language
@@ -55,8 +55,11 @@ class RewardModel:
                 f"{lengths.max()} with its prompt."
             )
 
+        room = int((lengths - starts).max())
+
         def of_batch(which: Int[np.ndarray, "B"]) -> Float[Array, "B"]:
-            return self._score(self._params, tokens[which], starts[which], lengths[which]).mean(axis=1)
+            answers = one_a_row(tokens[which], starts[which], lengths[which], room)
+            return self._score(self._params, answers).mean(axis=1)
 
         with bar(f"scores by {self.name}", len(rows)) as advance:
             return over_batches(of_batch, len(rows), advance)

@@ -30,6 +30,10 @@ def init_cache(config: ModelConfig, batch: int, length: int, dtype: DTypeLike) -
     return KVCache(keys=jnp.zeros(shape, dtype), values=jnp.zeros(shape, dtype))
 
 
+SHARED = -1
+"""The segment that every other of its row sees: a prompt that several answers follow."""
+
+
 def attention_mask(
     query_positions: Int[Array, "B T"],
     key_positions: Int[Array, "B S"],
@@ -37,9 +41,11 @@ def attention_mask(
     key_segments: Int[Array, "B S"],
     window: Int[Array, ""] | int | None,
 ) -> Bool[Array, "B T S"]:
-    """Who sees whom: the same document, not the future, and at most `window` tokens back (None: any number)."""
+    """Who sees whom: the same document or what is `SHARED`, not the future, and at most `window` tokens back (None: any
+    number)."""
     distance = query_positions[:, :, None] - key_positions[:, None, :]
-    mask = (query_segments[:, :, None] == key_segments[:, None, :]) & (distance >= 0)
+    seen = (query_segments[:, :, None] == key_segments[:, None, :]) | (key_segments[:, None, :] == SHARED)
+    mask = seen & (distance >= 0)
     return mask if window is None else mask & (distance < window)
 
 

@@ -33,8 +33,7 @@ def preference_loss(
     params: Any, reference: Any, batch: Comparisons, model: Transformer, beta: float
 ) -> tuple[Float[Array, ""], Metrics]:
     """The loss on a batch, a mean over its pairs; with how often the implicit reward agrees, and its mean margin."""
-    answers = batch.tokens, batch.starts, batch.lengths
-    moved = log_likelihoods(model, params, *answers) - log_likelihoods(model, reference, *answers)
+    moved = log_likelihoods(model, params, batch.answers) - log_likelihoods(model, reference, batch.answers)
     chosen, rejected = moved[batch.chosen], moved[batch.rejected]
     found = dpo(chosen, rejected, beta, batch.weights)
     margin = weighted_mean(beta * (chosen - rejected), jnp.asarray(batch.weights))

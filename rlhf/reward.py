@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from model.attention import SHARED
 from model.chat import ChatTemplate, Message
 from model.errors import UserError
 from model.tokenizer import Tokenizer
@@ -18,7 +19,7 @@ from model.transformer import Transformer
 from rlhf.config import RewardConfig
 from rlhf.objectives import bradley_terry
 from rlhf.preferences import PromptGroup
-from rlhf.scorer import AnyArray, RewardModel, init_reward_model, normalized, score
+from rlhf.scorer import Answers, AnyArray, RewardModel, init_reward_model, normalized, score
 from rlhf.stage import Step
 from train.optimizer import is_matrix
 
@@ -34,12 +35,9 @@ class RewardState(NamedTuple):
 
 
 class Comparisons(NamedTuple):
-    """Answers of some prompts, each once, and the pairs among them. Weight 0 marks padding."""
+    """Answers to some prompts, each prompt and each answer once, and the pairs among them. Weight 0 marks padding."""
 
-    tokens: Int[AnyArray, "N T"]
-    starts: Int[AnyArray, "N"]
-    """Where each row's answer begins."""
-    lengths: Int[AnyArray, "N"]
+    answers: Answers
     chosen: Int[AnyArray, "M"]
     rejected: Int[AnyArray, "M"]
     margin: Float[AnyArray, "M"]
@@ -65,7 +63,10 @@ class Comparer:
         ]
         self.most_answers = max(len(group.answers) for group in groups)
         self.most_pairs = max(len(group.pairs) for group in groups)
-        self.length = max(len(answer.ids) for answers in self.answers for answer in answers)
+        self.longest_answer = max(len(ids) - start for answers in self.answers for ids, start in answers)
+        self.longest_row = max(
+            answers[0].start + sum(len(ids) - start for ids, start in answers) for answers in self.answers
+        )
         self._order = grain.MapDataset.range(len(groups)).shuffle(seed=seed).repeat()
 
     def batch(self, number: int) -> Comparisons:
@@ -75,21 +76,33 @@ class Comparer:
 
     def collate(self, places: Sequence[int]) -> Comparisons:
         """The comparisons of some prompts, padded to the shape of every batch."""
-        rows, pairs = self.batch_size * self.most_answers, self.batch_size * self.most_pairs
-        tokens = np.zeros((rows, self.length), np.int32)
-        starts, lengths = np.ones(rows, np.int32), np.ones(rows, np.int32)
-        chosen, rejected = np.zeros(pairs, np.int32), np.zeros(pairs, np.int32)
-        margin, weights = np.zeros(pairs, np.float32), np.zeros(pairs, np.float32)
-        row = pair = 0
-        for place in places:
+        count, pairs = self.batch_size * self.most_answers, self.batch_size * self.most_pairs
+        tokens, positions, segments = np.zeros((3, self.batch_size, self.longest_row), np.int32)
+        rows, before = np.zeros((2, count), np.int32)
+        where = np.zeros((count, self.longest_answer), np.int32)
+        inside = np.zeros(where.shape, bool)
+        chosen, rejected = np.zeros((2, pairs), np.int32)
+        margin, weights = np.zeros((2, pairs), np.float32)
+        answer = pair = 0
+        for row, place in enumerate(places):
             for won in self.groups[place].pairs:
-                chosen[pair], rejected[pair] = row + won.winner, row + won.loser
+                chosen[pair], rejected[pair] = answer + won.winner, answer + won.loser
                 margin[pair], weights[pair] = won.margin, 1
                 pair += 1
-            for ids, start in self.answers[place]:
-                tokens[row, : len(ids)], starts[row], lengths[row] = ids, start, len(ids)
-                row += 1
-        return Comparisons(tokens, starts, lengths, chosen, rejected, margin, weights)
+            # The chat template puts the same tokens before every answer to a prompt.
+            prompt = self.answers[place][0].prompt
+            end = len(prompt)
+            tokens[row, :end], positions[row, :end], segments[row, :end] = prompt, np.arange(end), SHARED
+            for segment, said in enumerate(self.answers[place], start=1):
+                size = len(said.ids) - said.start
+                here = slice(end, end + size)
+                tokens[row, here], segments[row, here] = said.ids[said.start :], segment
+                positions[row, here] = np.arange(said.start, len(said.ids))
+                rows[answer], before[answer] = row, said.start - 1
+                where[answer, :size], inside[answer, :size] = np.arange(end, end + size), True
+                answer, end = answer + 1, end + size
+        answers = Answers(tokens, positions, segments, rows, before, where, inside)
+        return Comparisons(answers, chosen, rejected, margin, weights)
 
 
 class EncodedAnswer(NamedTuple):
@@ -98,6 +111,11 @@ class EncodedAnswer(NamedTuple):
     ids: list[int]
     start: int
     """Where the answer begins."""
+
+    @property
+    def prompt(self) -> list[int]:
+        """What comes before it."""
+        return self.ids[: self.start]
 
 
 def encode_answer(
@@ -121,7 +139,7 @@ def comparison_loss(
     params: RewardModel, batch: Comparisons, model: Transformer, smoothing: float
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean Bradley-Terry loss of all heads on a batch, and how often they agree with the choices."""
-    scores = score(model, params, batch.tokens, batch.starts, batch.lengths)
+    scores = score(model, params, batch.answers)
 
     def of_head(scores: Float[Array, "N"]) -> tuple[Array, Array]:
         return bradley_terry(scores[batch.chosen], scores[batch.rejected], batch.margin, smoothing, batch.weights)
@@ -191,7 +209,7 @@ class RewardTrainer:
         for start in range(0, len(places), comparer.batch_size):
             part = places[start : start + comparer.batch_size]
             batch = comparer.collate(part)
-            scores, row = np.asarray(self._score(params, batch.tokens, batch.starts, batch.lengths)), 0
+            scores, row = np.asarray(self._score(params, batch.answers)), 0
             for place in part:
                 answers = len(comparer.groups[place].answers)
                 found.append(scores[row : row + answers])

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from model.errors import UserError
 from model.transformer import Transformer
@@ -16,6 +16,37 @@ from train.trained import Trained, abstract_params, open_language, restore
 
 AnyArray = Array | np.ndarray
 VOCAB_CHUNK = 16_384  # columns of the logits that exist at once
+
+
+class Answers(NamedTuple):
+    """N answers in B rows of T tokens, each after its prompt; R is the most tokens of one.
+
+    Answers to one prompt share it, and none sees another: their positions all go on from the prompt's.
+    """
+
+    tokens: Int[AnyArray, "B T"]
+    positions: Int[AnyArray, "B T"]
+    segments: Int[AnyArray, "B T"]
+    """`SHARED` for a prompt before several answers."""
+    rows: Int[AnyArray, "N"]
+    before: Int[AnyArray, "N"]
+    """Where in its row each answer's prompt has its last token."""
+    places: Int[AnyArray, "N R"]
+    """Where in its row each token of an answer stands."""
+    inside: Bool[AnyArray, "N R"]
+    """Which of these are tokens, the rest being padding."""
+
+
+def one_a_row(
+    tokens: Int[AnyArray, "B T"], starts: Int[AnyArray, "B"], lengths: Int[AnyArray, "B"], room: int
+) -> Answers:
+    """Rows of one answer each, whose tokens are those from `starts` to before `lengths`, at most `room`."""
+    rows, length = tokens.shape
+    positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
+    places = jnp.asarray(starts)[:, None] + jnp.arange(room)
+    inside = places < jnp.asarray(lengths)[:, None]
+    places = jnp.minimum(places, length - 1)
+    return Answers(tokens, positions, jnp.zeros_like(positions), jnp.arange(rows), starts - 1, places, inside)
 
 
 class Scorer(NamedTuple):
@@ -62,43 +93,37 @@ def init_reward_model(key: PRNGKeyArray, trunk: Any, width: int, heads: int = 1)
     return RewardModel(init_scorer(key, trunk, width, heads), trunk, jnp.full(heads, EXPECTATION))
 
 
-def score(
-    model: Transformer,
-    params: RewardModel,
-    tokens: Int[AnyArray, "B T"],
-    starts: Int[AnyArray, "B"],
-    lengths: Int[AnyArray, "B"],
-) -> Float[Array, "B K"]:
-    """What each head makes of the answer in each row, whose tokens are those from `starts` to before `lengths`."""
-    scorer = params.scorer
-    hidden, _ = model.apply({"params": scorer.trunk}, jnp.asarray(tokens), method="hidden")
-    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    likelier = log_likelihoods(model, scorer.trunk, tokens, starts, lengths, hidden)
-    likelier = likelier - log_likelihoods(model, params.reference, tokens, starts, lengths)
-    return last.astype(scorer.kernel.dtype) @ scorer.kernel + scorer.bias + likelier[:, None] * params.weight
+def score(model: Transformer, params: RewardModel, answers: Answers) -> Float[Array, "N K"]:
+    """What each head makes of each answer."""
+    scorer, number = params.scorer, jnp.arange(len(answers.rows))
+    hidden = _hidden(model, scorer.trunk, answers)
+    last = jnp.asarray(answers.places)[number, jnp.asarray(answers.inside).sum(axis=1) - 1]
+    likelier = log_likelihoods(model, scorer.trunk, answers, hidden)
+    likelier = likelier - log_likelihoods(model, params.reference, answers)
+    final = hidden[answers.rows, last].astype(scorer.kernel.dtype)
+    return final @ scorer.kernel + scorer.bias + likelier[:, None] * params.weight
 
 
 def log_likelihoods(
-    model: Transformer,
-    params: Any,
-    tokens: Int[AnyArray, "B T"],
-    starts: Int[AnyArray, "B"],
-    lengths: Int[AnyArray, "B"],
-    hidden: Float[Array, "B T D"] | None = None,
-) -> Float[Array, "B"]:
-    """Nats of each row's answer under a model, given what stands before it.
+    model: Transformer, params: Any, answers: Answers, hidden: Float[Array, "B T D"] | None = None
+) -> Float[Array, "N"]:
+    """Nats of each answer under a model, given its prompt.
 
     Args:
         hidden: the model's, where it has been computed already.
     """
-    tokens, variables = jnp.asarray(tokens), {"params": params}
     if hidden is None:
-        hidden, _ = model.apply(variables, tokens, method="hidden")
-    unembedding = model.apply(variables, method="unembedding")
-    losses = cross_entropy(hidden[:, :-1], unembedding, tokens[:, 1:], VOCAB_CHUNK)
-    places = jnp.arange(1, tokens.shape[1])
-    inside = (places >= jnp.asarray(starts)[:, None]) & (places < jnp.asarray(lengths)[:, None])
-    return -jnp.sum(jnp.where(inside, losses, 0), axis=1)
+        hidden = _hidden(model, params, answers)
+    unembedding = model.apply({"params": params}, method="unembedding")
+    rows, places = jnp.asarray(answers.rows)[:, None], jnp.asarray(answers.places)
+    seen = jnp.concatenate([jnp.asarray(answers.before)[:, None], places[:, :-1]], axis=1)
+    losses = cross_entropy(hidden[rows, seen], unembedding, jnp.asarray(answers.tokens)[rows, places], VOCAB_CHUNK)
+    return -jnp.sum(jnp.where(answers.inside, losses, 0), axis=1)
+
+
+def _hidden(model: Transformer, params: Any, answers: Answers) -> Float[Array, "B T D"]:
+    read = (jnp.asarray(each) for each in (answers.tokens, answers.positions, answers.segments))
+    return model.apply({"params": params}, *read, method="hidden")[0]
 
 
 def combined(scores: Float[Array, "*B K"], how: Literal["mean", "min"]) -> Float[Array, "*B"]:

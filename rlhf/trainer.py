@@ -21,7 +21,7 @@ from rlhf.learner import Learner, Metrics, PolicyState, per_answer
 from rlhf.objectives import kl_k1, kl_k3, penalize_unstopped
 from rlhf.prompts import PaddedPrompts
 from rlhf.rollout import Rollout, generate, response_log_probs, response_texts
-from rlhf.scorer import RewardModel, combined, score
+from rlhf.scorer import RewardModel, combined, one_a_row, score
 from rlhf.stage import Step
 from train.batches import Batch, Batches
 from train.objective import next_token_loss
@@ -61,7 +61,8 @@ class PolicyTrainer(ABC):
             return next_token_loss(model, params, batch) / jnp.maximum(batch.weights.sum(), 1)
 
         def score_of(reward: RewardModel, rollout: Rollout) -> Float[Array, "B K"]:
-            return score(self.judge, reward, rollout.tokens, rollout.prompt_lengths, rollout.lengths)
+            room = rollout.log_probs.shape[1]
+            return score(self.judge, reward, one_a_row(rollout.tokens, rollout.prompt_lengths, rollout.lengths, room))
 
         policy = partial(response_log_probs, model)
         self.learner = self.learner_of(policy, text_loss if texts is not None else None)

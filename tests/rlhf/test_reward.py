@@ -1,6 +1,7 @@
 """The reward model against known utilities, explicit pairs and padding."""
 
 from dataclasses import replace
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -16,7 +17,7 @@ from rlhf.config import RewardConfig
 from rlhf.objectives import bradley_terry
 from rlhf.preferences import Pair, PromptGroup
 from rlhf.reward import Comparer, RewardTrainer, calibration_error, comparison_loss, evaluate_reward
-from rlhf.scorer import init_reward_model, init_scorer, log_likelihoods, normalized, score, score_tokens
+from rlhf.scorer import init_reward_model, init_scorer, log_likelihoods, normalized, one_a_row, score, score_tokens
 from tests.train.tiny import CONFIG
 
 TOKENIZER = train_tokenizer(TokenizerConfig(kind="char"), ["abcdefgh?"])
@@ -42,6 +43,9 @@ def scorer(trunk):
     """A reward model that has moved away from its reference."""
     fresh = init_reward_model(jax.random.key(1), trunk, MODEL.config.width, heads=2)
     return fresh._replace(reference=jax.tree.map(lambda x: 0.9 * x + 0.01, trunk))
+
+
+scores_of = jax.jit(partial(score, MODEL))
 
 
 def loss(*arguments, **options):
@@ -70,13 +74,24 @@ def test_a_ranking_in_one_batch_is_its_explicit_pairs(scorer):
     whole = comparer([group("a", "bb", "ccc", "dddd", pairs=ranked)], batch_size=1).collate([0])
     answers = ["a", "bb", "ccc", "dddd"]
     apart = comparer([group(answers[i], answers[j]) for i, j in ranked], batch_size=6).collate(range(6))
-    assert len(whole.tokens) == 4
-    assert len(apart.tokens) == 12
-    of = jax.value_and_grad(lambda params, batch: comparison_loss(params, batch, MODEL, 0.0)[0])
+    assert len(whole.answers.tokens) == 1  # the prompt too is computed once
+    assert len(apart.answers.tokens) == 6
+    of = jax.jit(jax.value_and_grad(lambda params, batch: comparison_loss(params, batch, MODEL, 0.0)[0]))
     (one, one_grad), (six, six_grad) = of(scorer, whole), of(scorer, apart)
     assert one == pytest.approx(float(six), rel=1e-5)
     for a, b in zip(jax.tree.leaves(one_grad), jax.tree.leaves(six_grad), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_answers_that_share_a_prompt_score_as_each_alone(scorer):
+    """Several rows of several answers of different lengths, against rows of one answer each."""
+    groups = [group("a", "bbbb", "cc", prompt="ab?"), group("dd", "e", prompt="?")]
+    compared = comparer(groups, batch_size=3)
+    together = scores_of(scorer, compared.collate([0, 1]).answers)
+    for found, said in zip(together, [said for answers in compared.answers for said in answers], strict=False):
+        row = np.pad([said.ids], ((0, 0), (0, 20 - len(said.ids))))  # one shape, compiled once
+        one = one_a_row(row, np.array([said.start]), np.array([len(said.ids)]), 8)
+        np.testing.assert_allclose(found, scores_of(scorer, one)[0], atol=1e-5)
 
 
 def test_padding_changes_no_score(scorer):
@@ -85,7 +100,8 @@ def test_padding_changes_no_score(scorer):
     long = np.zeros((3, 20), np.int32)
     long[1, : len(ids)] = ids
     starts, lengths = np.array([1, 3, 1], np.int32), np.array([1, len(ids), 1], np.int32)
-    alone, padded = score(MODEL, scorer, short, starts[1:2], lengths[1:2]), score(MODEL, scorer, long, starts, lengths)
+    alone = scores_of(scorer, one_a_row(short, starts[1:2], lengths[1:2], len(ids)))
+    padded = scores_of(scorer, one_a_row(long, starts, lengths, 12))
     np.testing.assert_allclose(padded[1], alone[0], atol=1e-5)
 
 
@@ -101,9 +117,10 @@ def test_a_score_is_the_head_at_the_last_token_and_how_much_likelier_the_answer_
     ratio = likelihood(scorer.scorer.trunk) - likelihood(scorer.reference)
     assert abs(ratio) > 1e-3
     of_head = score_tokens(MODEL, scorer.scorer, ids)[0, -1]
-    found = score(MODEL, scorer, ids, np.array([start]), np.array([length]))[0]
+    answers = one_a_row(ids, np.array([start]), np.array([length]), length - start)
+    found = scores_of(scorer, answers)[0]
     np.testing.assert_allclose(found, of_head + scorer.weight * ratio, atol=1e-5)
-    whole = log_likelihoods(MODEL, scorer.reference, ids, np.array([start]), np.array([length]))
+    whole = log_likelihoods(MODEL, scorer.reference, answers)
     np.testing.assert_allclose(whole[0], likelihood(scorer.reference), atol=1e-5)
 
 
@@ -195,9 +212,9 @@ def test_calibration_error_against_hand_counts():
 def test_batches_follow_from_the_number_and_take_every_prompt_in_turn():
     groups = [group(a, a + a, prompt=a) for a in LETTERS]
     one, other = comparer(groups, batch_size=4), comparer(groups, batch_size=4)
-    assert np.array_equal(one.batch(5).tokens, other.batch(5).tokens)
-    epoch = np.concatenate([one.batch(0).tokens, one.batch(1).tokens])
-    assert len({row.tobytes() for row in epoch}) == 2 * len(LETTERS)
+    assert np.array_equal(one.batch(5).answers.tokens, other.batch(5).answers.tokens)
+    epoch = np.concatenate([one.batch(0).answers.tokens, one.batch(1).answers.tokens])
+    assert len({row.tobytes() for row in epoch}) == len(LETTERS)
 
 
 def test_an_answer_that_is_too_long_is_refused():
