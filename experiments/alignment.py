@@ -34,29 +34,31 @@ Pairs = Float[np.ndarray, "N"]
 T = TypeVar("T")
 
 
-def batches(count: int) -> Iterator[Int[np.ndarray, "B"]]:
+def batches(count: int, most: int) -> Iterator[Int[np.ndarray, "B"]]:
     """Indices of rows, always as many, so that one compiled program serves all; the last ones begin again at 0."""
-    size = min(BATCH, count)
+    size = min(most, count)
     for start in range(0, count, size):
         yield np.arange(start, start + size) % count
 
 
-def over_batches(of_batch: Callable[[Int[np.ndarray, "B"]], Any], count: int, advance: Any = lambda n: None) -> Any:
+def over_batches(
+    of_batch: Callable[[Int[np.ndarray, "B"]], Any], count: int, advance: Any = lambda n: None, each: int = 1
+) -> Any:
     """What a function makes of all rows, a batch at a time.
 
     Args:
-        of_batch: from indices of rows to arrays with a row for each.
+        of_batch: from indices of rows to arrays with `each` rows for each.
         advance: told how many rows more are done.
     """
 
     def parts() -> Iterator[Any]:
         left = count
-        for which in batches(count):
+        for which in batches(count, max(1, BATCH // each)):
             yield jax.device_get(of_batch(which))
             advance(min(len(which), left))
             left -= len(which)
 
-    return jax.tree.map(lambda *fields: np.concatenate(fields)[:count], *parts())
+    return jax.tree.map(lambda *fields: np.concatenate(fields)[: count * each], *parts())
 
 
 class Answers(NamedTuple):
@@ -97,23 +99,26 @@ def draw_answers(
     temperature: float,
     max_tokens: int,
     seed: int,
+    answers: int = 1,
 ) -> Answers:
-    """Draw an answer to each prompt.
+    """Draw answers to each prompt.
 
     Args:
         rows: the prompts as `encode_prompts` has them.
         temperature: above 0; it divides the logits.
         max_tokens: where an answer is cut that has not ended by then.
+        answers: to each prompt, one after the other.
     """
     (tokens, lengths), ends = pad(rows), stop_tokens(trained.tokenizer, trained.template)
     key = jax.random.key(seed)
 
     def of_batch(which: Int[np.ndarray, "B"]) -> Rollout:
         own, heat = jax.random.fold_in(key, which[0] // len(which)), np.full(len(which), temperature, np.float32)
-        return generate(trained.model, trained.params, own, tokens[which], lengths[which], heat, max_tokens, ends)
+        asked = tokens[which], lengths[which], heat
+        return generate(trained.model, trained.params, own, *asked, max_tokens, ends, answers)
 
     with bar(f"answers of {model_name(trained)}", len(rows)) as advance:
-        rollout = over_batches(of_batch, len(rows), advance)
+        rollout = over_batches(of_batch, len(rows), advance, answers)
     return Answers(response_texts(rollout, trained.tokenizer, ends), rollout)
 
 

@@ -105,8 +105,8 @@ def draw_both(models: Sequence[Trained], prompts: Sequence[Prompt], drawing: Dra
     rows = [encode_prompts(trained, prompts, drawing.max_tokens) for trained in models]  # refuse before either answers
     # Each draws from a seed of its own: the win rate is that of independent answers.
     a, b = (
-        draw_answers(trained, own, drawing.temperature, drawing.max_tokens, 2 * drawing.seed + side)
-        for side, (trained, own) in enumerate(zip(models, (repeat_each(rows[0], n), rows[1]), strict=True))
+        draw_answers(trained, own, drawing.temperature, drawing.max_tokens, 2 * drawing.seed + side, answers)
+        for side, (trained, own, answers) in enumerate(zip(models, rows, (n, 1), strict=True))
     )
     if picking is not None:
         a = pick_best(a, picking.scores(repeat_each(prompts, n), a.texts), n)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from experiments.alignment import draw_answers, over_batches, repeat_each
+from experiments.alignment import draw_answers, over_batches
 from model.chat import Message
 from model.transformer import Transformer, logits
 from rlhf.prompts import PaddedPrompts, encode_prompts, stop_tokens
@@ -82,8 +82,8 @@ class HeldOut:
 
     def draw(self, answers: int, seed: int) -> Drawn:
         """So many answers of the model itself to each prompt."""
-        start, rows = time.perf_counter(), repeat_each(self.asked.rows, answers)
-        rollout = draw_answers(self.trained, rows, 1.0, self.max_tokens, seed).rollout
+        start = time.perf_counter()
+        rollout = draw_answers(self.trained, self.asked.rows, 1.0, self.max_tokens, seed, answers).rollout
         alike = np.column_stack([rollout.tokens, rollout.lengths])
         _, first, which = np.unique(alike, axis=0, return_index=True, return_inverse=True)
         different: Rollout = jax.tree.map(lambda field: np.asarray(field)[first], rollout)

@@ -38,7 +38,7 @@ from rlhf.ppo import PPOTrainer
 from rlhf.preferences import Preferences, PromptGroup, open_preferences
 from rlhf.prompts import PaddedPrompts
 from rlhf.reward import Comparer, RewardTrainer, evaluate_reward
-from rlhf.scorer import RewardModel, combined, load_reward_model, score
+from rlhf.scorer import RewardModel, combined, load_reward_model, score_rows
 from rlhf.stage import Step, run_stage
 from train.loop import StopRequest
 from train.mapping import from_mapping, to_mapping
@@ -72,7 +72,8 @@ class Study:
         self.folder.mkdir(exist_ok=True)
         claim(self.folder / "study.json", settings)
         self.before = load(run, "sft")
-        self._score = jax.jit(partial(score, self.before.model))  # compiled once, for every reward model
+        # Compiled once, for every reward model.
+        self._score = jax.jit(partial(score_rows, self.before.model, room=self.experiment.ppo.max_tokens))
 
     # --- prompts and answers ----------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments.alignment import draw_answers, repeat_each
+from experiments.alignment import draw_answers
 from model.chat import Message
 from rlhf.preferences import Preferences, open_preferences
 from rlhf.prompts import encode_prompts
@@ -76,7 +76,7 @@ def _rank(trained: Trained, count: int, seed: int, answers: int, room: int) -> I
     asked = _asked(count, seed)
     prompts = [(Message("user", prompt_text(*prompt)),) for prompt in asked]
     rows = encode_prompts(prompts, trained.tokenizer, trained.template, trained.model.config.context_length - room)
-    texts = draw_answers(trained, repeat_each(rows, answers), 1.0, room, seed).texts
+    texts = draw_answers(trained, rows, 1.0, room, seed, answers).texts
     rng = random.Random(f"{KIND} {seed} raters")
     for index, prompt in enumerate(asked):
         said = list(dict.fromkeys(filter(None, texts[index * answers : (index + 1) * answers])))

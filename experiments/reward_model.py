@@ -13,7 +13,7 @@ from model.errors import UserError
 from rlhf.prompts import pad
 from rlhf.records import Prompt
 from rlhf.reward import encode_answer
-from rlhf.scorer import load_reward_model, one_a_row, score
+from rlhf.scorer import load_reward_model, score_rows
 from train.progress import bar
 from train.run_directory import RunDirectory
 from train.trained import open_language
@@ -35,7 +35,7 @@ class RewardModel:
         model, self.tokenizer, self.template = open_language(run)
         self.context = model.config.context_length
         self._params = load_reward_model(run, model)
-        self._score = jax.jit(partial(score, model))
+        self._score = jax.jit(partial(score_rows, model), static_argnums=4)
 
     def scores(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> Float[np.ndarray, "N"]:
         """The score of each answer to its prompt; of an ensemble the mean of its heads.
@@ -58,8 +58,7 @@ class RewardModel:
         room = int((lengths - starts).max())
 
         def of_batch(which: Int[np.ndarray, "B"]) -> Float[Array, "B"]:
-            answers = one_a_row(tokens[which], starts[which], lengths[which], room)
-            return self._score(self._params, answers).mean(axis=1)
+            return self._score(self._params, tokens[which], starts[which], lengths[which], room).mean(axis=1)
 
         with bar(f"scores by {self.name}", len(rows)) as advance:
             return over_batches(of_batch, len(rows), advance)

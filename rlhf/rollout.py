@@ -52,7 +52,7 @@ class Rollout(NamedTuple):
         return jnp.take_along_axis(jnp.asarray(self.tokens), places, axis=1)
 
 
-@partial(jax.jit, static_argnames=("model", "max_tokens", "stop"))
+@partial(jax.jit, static_argnames=("model", "max_tokens", "stop", "answers"))
 def generate(
     model: Transformer,
     params: Any,
@@ -62,20 +62,25 @@ def generate(
     temperature: Float[AnyArray, "B"],
     max_tokens: int,
     stop: tuple[int, ...],
+    answers: int = 1,
 ) -> Rollout:
-    """Draw one response to each prompt.
+    """Draw responses to each prompt.
 
     Args:
         prompts: padded on the right to one width; `lengths` are the real ones.
-        temperature: above 0, of each episode; it divides the logits, also in `log_probs`.
+        temperature: above 0, of each prompt; it divides the logits, also in `log_probs`.
         max_tokens: R, where a response ends that has not stopped by then.
         stop: tokens that end a response.
+        answers: to each prompt, which is read once for all of them; they come one after the other.
     """
-    batch, width = prompts.shape
-    prompts, lengths = jnp.asarray(prompts), jnp.asarray(lengths)
-    temperature = jnp.asarray(temperature)
-    cache = init_cache(model.config, batch, width + max_tokens, model.dtype)
-    scores, cache = prefill(model, params, prompts, lengths, cache)
+    cache = init_cache(model.config, len(prompts), prompts.shape[1] + max_tokens, model.dtype)
+    scores, cache = prefill(model, params, jnp.asarray(prompts), jnp.asarray(lengths), cache)
+    if answers > 1:
+        cache = jax.tree.map(lambda x: jnp.repeat(x, answers, axis=1), cache)
+    scores, prompts, lengths, temperature = (
+        jnp.repeat(jnp.asarray(x), answers, axis=0) for x in (scores, prompts, lengths, temperature)
+    )
+    batch = len(prompts)
 
     def choose(scores: Float[Array, "B V"], index: Int[Array, ""]) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
         tempered = _tempered(scores, temperature[:, None])

@@ -104,6 +104,18 @@ def score(model: Transformer, params: RewardModel, answers: Answers) -> Float[Ar
     return final @ scorer.kernel + scorer.bias + likelier[:, None] * params.weight
 
 
+def score_rows(
+    model: Transformer,
+    params: RewardModel,
+    tokens: Int[AnyArray, "B T"],
+    starts: Int[AnyArray, "B"],
+    lengths: Int[AnyArray, "B"],
+    room: int,
+) -> Float[Array, "B K"]:
+    """`score` of rows as `one_a_row` reads them."""
+    return score(model, params, one_a_row(tokens, starts, lengths, room))
+
+
 def log_likelihoods(
     model: Transformer, params: Any, answers: Answers, hidden: Float[Array, "B T D"] | None = None
 ) -> Float[Array, "N"]:

@@ -21,7 +21,7 @@ from rlhf.learner import Learner, Metrics, PolicyState, per_answer
 from rlhf.objectives import kl_k1, kl_k3, penalize_unstopped
 from rlhf.prompts import PaddedPrompts
 from rlhf.rollout import Rollout, generate, response_log_probs, response_texts
-from rlhf.scorer import RewardModel, combined, one_a_row, score
+from rlhf.scorer import RewardModel, combined, score_rows
 from rlhf.stage import Step
 from train.batches import Batch, Batches
 from train.objective import next_token_loss
@@ -61,8 +61,8 @@ class PolicyTrainer(ABC):
             return next_token_loss(model, params, batch) / jnp.maximum(batch.weights.sum(), 1)
 
         def score_of(reward: RewardModel, rollout: Rollout) -> Float[Array, "B K"]:
-            room = rollout.log_probs.shape[1]
-            return score(self.judge, reward, one_a_row(rollout.tokens, rollout.prompt_lengths, rollout.lengths, room))
+            lengths = rollout.prompt_lengths, rollout.lengths
+            return score_rows(self.judge, reward, rollout.tokens, *lengths, config.max_tokens)
 
         policy = partial(response_log_probs, model)
         self.learner = self.learner_of(policy, text_loss if texts is not None else None)
@@ -83,7 +83,7 @@ class PolicyTrainer(ABC):
             }
 
         self._prepare, self._update = jax.jit(prepare), jax.jit(self.learner.update, donate_argnums=0)
-        self._generate = partial(generate, model, max_tokens=config.max_tokens, stop=stop)
+        self._generate = partial(generate, model, max_tokens=config.max_tokens, stop=stop, answers=prompts.group_size)
 
     @abstractmethod
     def learner_of(self, policy: Callable, text_loss: Callable | None) -> Learner:
@@ -99,9 +99,10 @@ class PolicyTrainer(ABC):
 
     def rollout(self, params: Any, places: Int[np.ndarray, "B"], number: int) -> Rollout:
         """The episodes of iteration `number`: answers to the prompts at `places`."""
-        temperature = np.full(len(places), self.config.temperature, np.float32)
+        prompts = places[:: self.prompts.group_size]
+        temperature = np.full(len(prompts), self.config.temperature, np.float32)
         key = jax.random.fold_in(self.key, 2 * number)
-        return self._generate(params, key, self.prompts.tokens[places], self.prompts.lengths[places], temperature)
+        return self._generate(params, key, self.prompts.tokens[prompts], self.prompts.lengths[prompts], temperature)
 
     def take_step(self, state: PolicyState, number: int) -> Step:
         """One iteration; numbers are from 1.

@@ -79,7 +79,7 @@ def test_the_report(compare, found):
 
 def drawn_by_hand(run, side, times=1):
     trained, prompts = open_trained(str(run)), ask_world(12, 0).prompts
-    return prompts, draw_answers(trained, repeat_each(encode_prompts(trained, prompts, 8), times), 1.0, 8, side)
+    return prompts, draw_answers(trained, encode_prompts(trained, prompts, 8), 1.0, 8, side, times)
 
 
 def scores_by_hand(run, prompts, answers):

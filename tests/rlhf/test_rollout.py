@@ -84,6 +84,13 @@ def test_what_stands_on_a_prompts_padding_changes_no_draw(params, drawn):
     np.testing.assert_allclose(other.log_probs, drawn.log_probs, atol=1e-5)
 
 
+def test_several_answers_to_a_prompt_are_those_to_the_prompt_several_times(params):
+    repeated = [np.repeat(x, 3, axis=0) for x in inputs()]
+    once = generate(MODEL, params, jax.random.key(1), *inputs(), R, STOP, answers=3)
+    for one, other in zip(once, generate(MODEL, params, jax.random.key(1), *repeated, R, STOP), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 def test_a_response_ends_with_its_first_stop_token_and_only_zeros_follow(drawn):
     responses, log_probs = np.asarray(drawn.responses()), np.asarray(drawn.log_probs)
     stops = np.isin(responses, STOP)

@@ -12,7 +12,7 @@ from model.errors import UserError
 from model.tokenizer import TokenizerConfig, train_tokenizer
 from rlhf.config import GRPOConfig, PPOConfig
 from rlhf.rollout import response_texts
-from rlhf.scorer import combined, judge_for, one_a_row, score, score_tokens
+from rlhf.scorer import combined, judge_for, score_rows, score_tokens
 from tests.rlhf.tiny import (
     GRPO,
     JUDGE,
@@ -102,7 +102,7 @@ def test_another_architecture_judges_by_the_ensembles_mean_or_least(params, how)
     trainer = trainer_of(config, params, reward, reward_model=JUDGE)
     rollout, state = trainer.rollout(params, trainer.prompts.batch(0), 1), trainer.initial(params, reward)
     _, measured = trainer._prepare(state.critic, rollout)
-    heads = np.asarray(score(JUDGE, reward, one_a_row(rollout.tokens, rollout.prompt_lengths, rollout.lengths, 6)))
+    heads = np.asarray(score_rows(JUDGE, reward, rollout.tokens, rollout.prompt_lengths, rollout.lengths, 6))
     by_hand = {"mean": heads.mean(axis=1), "min": heads.min(axis=1)}[how]
     np.testing.assert_allclose(combined(jnp.asarray(heads), how), by_hand, rtol=1e-6)
     assert float(measured["reward"]) == pytest.approx(by_hand.mean(), rel=1e-5)
