@@ -15,7 +15,7 @@ from experiments.alignment import (
     repeat_each,
 )
 from experiments.judging import judge_by_scores
-from experiments.reward_model import RewardModel
+from experiments.text_scorer import TextScorer
 from model.chat import Message
 from rlhf.objectives import best_of_n_kl
 from rlhf.prompts import open_prompts
@@ -60,7 +60,7 @@ def ask_source(spec: str, count: int, seed: int) -> Asked:
 
 
 def compare_answers(
-    models: Sequence[Trained], asked: Asked, judge: RewardModel | None, drawing: Drawing
+    models: Sequence[Trained], asked: Asked, judge: TextScorer | None, drawing: Drawing
 ) -> dict[str, Any]:
     """Let two models answer, and judge.
 
@@ -101,7 +101,7 @@ def compare_answers(
 def draw_both(models: Sequence[Trained], prompts: Sequence[Prompt], drawing: Drawing) -> list[Answers]:
     """The answers of two models to each prompt, the first's the best of as many as `drawing` says."""
     n = drawing.best_of
-    picking = RewardModel(models[0].run) if n > 1 else None
+    picking = TextScorer(models[0].run) if n > 1 else None
     rows = [encode_prompts(trained, prompts, drawing.max_tokens) for trained in models]  # refuse before either answers
     # Each draws from a seed of its own: the win rate is that of independent answers.
     a, b = (

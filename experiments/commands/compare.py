@@ -133,7 +133,7 @@ def _by_answers(arguments: Arguments) -> dict[str, Any]:
     from experiments.alignment import model_name
     from experiments.answer_comparison import Drawing, ask_source, ask_world, compare_answers
     from experiments.judges import GOLD, parse_judge
-    from experiments.reward_model import RewardModel
+    from experiments.text_scorer import TextScorer
     from train.run_directory import RunDirectory
     from train.trained import open_trained
 
@@ -143,7 +143,7 @@ def _by_answers(arguments: Arguments) -> dict[str, Any]:
     if _whole(arguments) and any(trained.stage == "pretrain" for trained in models):
         return found
     kind, place = parse_judge(arguments.judge)
-    judge = None if kind == GOLD else RewardModel(RunDirectory(Path(place)))
+    judge = None if kind == GOLD else TextScorer(RunDirectory(Path(place)))
     if arguments.prompts_from is None:
         asked = ask_world(arguments.prompts, arguments.seed)
     else:

@@ -4,7 +4,7 @@ from typing import Any
 
 from experiments.answer_comparison import Drawing, ask_source, ask_world, compare_answers
 from experiments.config import Experiment
-from experiments.reward_model import RewardModel
+from experiments.text_scorer import TextScorer
 from train.loop import StopRequest
 from train.run_directory import RunDirectory
 from train.trained import load
@@ -27,7 +27,7 @@ def compare(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dic
         judge, found = "gold", compare_answers(models, ask_world(PROMPTS, drawing.seed), None, drawing)
     else:
         judge = f"reward:{run.path}"
-        found = compare_answers(models, ask_source(source, PROMPTS, drawing.seed), RewardModel(run), drawing)
+        found = compare_answers(models, ask_source(source, PROMPTS, drawing.seed), TextScorer(run), drawing)
     chosen = run.completed("reward")
     result = {
         "stage": "compare",

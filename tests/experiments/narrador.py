@@ -55,4 +55,14 @@ def write_small(folder: Path) -> None:
     (folder / "text.txt").write_text(TEXT)
 
 
+# Where only what is done with many runs is looked at.
+LEAST = """
+base: char
+model: {layers: 1, width: 16, heads: 1, mlp_width: 32, context_length: 32}
+tokenizer: {kind: char}
+data: {sources: ["text:text.txt"], sequence_length: 32}
+train: {steps: 4, batch_size: 4, log_every: 5, eval_every: 20, eval_batches: 1, sample_tokens: 0, warmup_steps: 2}
+"""
+
+
 RUN = ("run", "small.yaml", "--data", "text:text.txt")

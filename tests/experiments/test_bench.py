@@ -10,7 +10,7 @@ from experiments.benchmarks import bench_ppo, bench_train
 from experiments.peers import PpoShape
 from experiments.presets import TINY
 from model.errors import UserError
-from tests.experiments.narrador import write_small
+from tests.experiments.narrador import LEAST, write_small
 
 
 @pytest.fixture
@@ -55,10 +55,8 @@ def test_a_sweep_comes_to_the_same_each_way(folder, capsys, monkeypatch):
         return []
 
     monkeypatch.setattr("experiments.trials.run_commands", here)
-    path = folder / "small.yaml"
-    path.write_text(path.read_text().replace("steps: 40", "steps: 4") + "tokenizer: {kind: char}\n")
-    path.write_text(path.read_text().replace("{sequence", "{sources: ['text:text.txt'], sequence"))
-    found = measure(capsys, "sweep", "small.yaml", "--trials", "2")
+    (folder / "least.yaml").write_text(LEAST)
+    found = measure(capsys, "sweep", "least.yaml", "--trials", "2")
     assert (found["trials"], found["together"], found["backend"], found["way"]) == (2, 2, "cpu", "processes")
     assert found["ratio"] == found["sequential_seconds"] / found["processes_seconds"]
     assert found["loss_difference_processes"] == 0

@@ -11,7 +11,7 @@ import pytest
 from experiments import cli
 from experiments.alignment import BATCH, divergence, draw_answers, encode_prompts, pick_best, repeat_each
 from experiments.answer_comparison import ask_source, ask_world
-from experiments.reward_model import RewardModel
+from experiments.text_scorer import TextScorer
 from model.chat import Message
 from model.errors import UserError
 from model.tokenizer import TokenizerConfig, train_tokenizer
@@ -215,6 +215,6 @@ def test_kl_is_that_of_the_tokens_drawn(runs):
 
 
 def test_an_answer_too_long_for_the_judge_is_refused(runs):
-    judge = RewardModel(RunDirectory(runs / "one"))
+    judge = TextScorer(RunDirectory(runs / "one"))
     with pytest.raises(UserError, match="a context of 256 tokens; the longest answer takes"):
         judge.scores(PROMPTS[:2], ["sim", "não " * 300])

@@ -10,7 +10,7 @@ from experiments import cli
 from experiments.presets import NARRATOR_TINY
 from experiments.rate_transfer import claim, findings, plan, rates_around
 from model.errors import UserError
-from tests.experiments.narrador import last_json, narrador, write_small
+from tests.experiments.narrador import LEAST, TEXT, last_json, narrador
 
 
 def finished(folder, best, diverged=()):
@@ -58,13 +58,10 @@ def test_a_folder_of_another_study_is_refused(tmp_path):
 
 
 def test_it_trains_what_is_missing_and_nothing_twice(tmp_path):
-    write_small(tmp_path)
+    (tmp_path / "least.yaml").write_text(LEAST)
+    (tmp_path / "text.txt").write_text(TEXT)
     grid = ("--widths", "32", "48", "--below", "0", "--above", "0", "--parametrizations", "completep", "--steps", "2")
-    words = ("scale", "transfer", "small.yaml", *grid, "--out", "out", "--json")
-    config = (tmp_path / "small.yaml").read_text() + "tokenizer: {kind: char}\n"
-    (tmp_path / "small.yaml").write_text(
-        config.replace("{sequence_length", '{sources: ["text:text.txt"], sequence_length')
-    )
+    words = ("scale", "transfer", "least.yaml", *grid, "--out", "out", "--json")
     found = last_json(narrador(*words, cwd=tmp_path))
     runs = sorted(path.name for path in (tmp_path / "out" / "runs").iterdir())
     assert runs == ["completep-w32-lr0.001-s0", "completep-w48-lr0.001-s0"]

@@ -372,8 +372,10 @@ def test_trials_that_differ_in_numbers_alone_train_together(tmp_path, monkeypatc
     write_small(tmp_path)
     monkeypatch.chdir(tmp_path)
     base = find_experiment("small.yaml")[1]
-    few = replace(base.train, steps=12, eval_every=12)
-    base = replace(base, data=replace(base.data, sources=("text:text.txt",)), train=few)
+    few = replace(base.train, steps=12, eval_every=12, sample_tokens=0)
+    base = replace(
+        base, model=replace(base.model, layers=1), data=replace(base.data, sources=("text:text.txt",)), train=few
+    )
     (tmp_path / "sweep").mkdir()
     params = (f"{RATE}=choice:1e-3,1e-2,1e38", "model.width=choice:32,33")
     study = Study(Sweep(base, params, sampler="grid").checked(), tmp_path / "sweep")
@@ -394,7 +396,18 @@ def test_trials_that_differ_in_numbers_alone_train_together(tmp_path, monkeypatc
 
 
 SWEEP = ("sweep", "small.yaml", "--data", "text:text.txt", "--param", f"{RATE}=choice:1e-3,3e-3,1e-2,1e38")
-SWEEP += ("--sampler", "grid", "--execution", "processes", "--workers", "2")
+SWEEP += (
+    "--model.layers",
+    "1",
+    "--train.sample-tokens",
+    "0",
+    "--sampler",
+    "grid",
+    "--execution",
+    "processes",
+    "--workers",
+    "2",
+)
 
 
 def children(process: subprocess.Popen) -> list[int]:

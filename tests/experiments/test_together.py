@@ -192,6 +192,9 @@ def test_spread_over_eight_devices_nothing_changes(tmp_path):
 
 def eight(folder):
     """Of many rates and two seeds."""
-    base, rates = experiment(folder), np.geomspace(1e-3, 1e-2, 8).tolist()
+    base, rates = (
+        experiment(folder, sample_tokens=0, eval_every=10, checkpoint_every=10),
+        np.geomspace(1e-3, 1e-2, 8).tolist(),
+    )
     trains = [replace(base.train, learning_rate=rate, seed=index % 2) for index, rate in enumerate(rates)]
     return [replace(base, train=train) for train in trains]

@@ -19,7 +19,7 @@ from train.run_directory import RunDirectory
 from train.trained import open_language
 
 
-class RewardModel:
+class TextScorer:
     """Scores answers on the scale where the answers that it learned from have mean 0 and std 1."""
 
     def __init__(self, run: RunDirectory) -> None:
