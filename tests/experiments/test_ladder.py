@@ -118,8 +118,8 @@ def test_a_ladder_is_planned_stopped_and_goes_on(tmp_path, monkeypatch, capsys):
     told = json.loads(capsys.readouterr().out)
     assert {row["state"] for row in told["runs"]} - {"done"} <= {"planned", "stopped"}
     assert told["seconds_left"] > 0
-    done = subprocess.run(command(*words, "--json"), capture_output=True, text=True)
-    assert json.loads(done.stdout.splitlines()[-1])["done"] == 2, done.stderr
+    assert cli.main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["done"] == 2
     assert cli.main(["scale", "ladder", "fit", "ladders/mini"]) == 2
     assert "too few" in capsys.readouterr().err
     assert cli.main(plan) == 2

@@ -10,7 +10,7 @@ from experiments import cli
 from experiments.presets import NARRATOR_TINY
 from experiments.rate_transfer import claim, findings, plan, rates_around
 from model.errors import UserError
-from tests.experiments.narrador import LEAST, TEXT, last_json, narrador
+from tests.experiments.narrador import LEAST, TEXT
 
 
 def finished(folder, best, diverged=()):
@@ -57,20 +57,24 @@ def test_a_folder_of_another_study_is_refused(tmp_path):
         claim(plan(tmp_path, longer, ["standard", "completep"], [64, 128], rates_around(1e-2, 2, 1), seeds=2))
 
 
-def test_it_trains_what_is_missing_and_nothing_twice(tmp_path):
+def test_it_trains_what_is_missing_and_nothing_twice(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("experiments.machine.prepare_jax", lambda *_: None)  # the test session has its own way
     (tmp_path / "least.yaml").write_text(LEAST)
     (tmp_path / "text.txt").write_text(TEXT)
     grid = ("--widths", "32", "48", "--below", "0", "--above", "0", "--parametrizations", "completep", "--steps", "2")
     words = ("scale", "transfer", "least.yaml", *grid, "--out", "out", "--json")
-    found = last_json(narrador(*words, cwd=tmp_path))
+    assert cli.main(list(words)) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
     runs = sorted(path.name for path in (tmp_path / "out" / "runs").iterdir())
     assert runs == ["completep-w32-lr0.001-s0", "completep-w48-lr0.001-s0"]
     assert not found["diverged"]
     assert "data:image/png" in (tmp_path / "out" / "report.html").read_text()
     assert json.loads((tmp_path / "out" / "transfer.json").read_text()) == found
-    again = narrador(*words, cwd=tmp_path)
-    assert "2 of 2 runs are complete" in again.stderr
-    assert last_json(again)["parametrizations"] == found["parametrizations"]
+    assert cli.main(list(words)) == 0
+    again = capsys.readouterr()
+    assert "2 of 2 runs are complete" in again.err
+    assert json.loads(again.out.splitlines()[-1])["parametrizations"] == found["parametrizations"]
 
 
 @pytest.mark.parametrize(
