@@ -30,8 +30,8 @@ def init_cache(config: ModelConfig, batch: int, length: int, dtype: DTypeLike) -
     return KVCache(keys=jnp.zeros(shape, dtype), values=jnp.zeros(shape, dtype))
 
 
-SHARED = -1
-"""The segment that every other of its row sees: a prompt that several answers follow."""
+SHARED = -(2**31)
+"""The segment that every other of its row sees: a prompt that several answers follow. No number that padding has."""
 
 
 def attention_mask(
