@@ -46,7 +46,7 @@ NARRATOR = Experiment(
             sample_every=80,
         ),
     ),
-    reward=RewardConfig(source="narration_answers:9000", answers=6, steps=560),
+    reward=RewardConfig(source="narration_answers:6000", steps=400),
     ppo=PPOConfig(learning_rate=2e-4, kl_coefficient=0.2),  # at 0.05 it goes 7 nats, where the reward model errs
     stages=("pretrain", "sft", "reward", "ppo", "compare"),
 )
