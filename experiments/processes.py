@@ -82,7 +82,9 @@ def joined(coordinator: str | None, processes: int | None, process: int | None, 
         late.cancel()
     join(Group(global_state.client, global_state.process_id, global_state.num_processes))
     console.quiet = not is_first()
-    threading.Thread(target=_watch, daemon=True).start()
+    done = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(done,), daemon=True)
+    watcher.start()
     try:
         yield
         barrier()
@@ -101,6 +103,8 @@ def joined(coordinator: str | None, processes: int | None, process: int | None, 
             traceback.print_exc()
         print(f"narrador: {told}", file=sys.stderr, flush=True)
         end_all(2 if told == str(error) else 1, told)
+    done.set()
+    watcher.join()  # one that is inside the service's client when Python ends would abort the process
     with _ending:
         jax.distributed.shutdown()
 
@@ -125,10 +129,9 @@ def _end(code: int, reason: str) -> NoReturn:
     os._exit(code)
 
 
-def _watch() -> None:
+def _watch(done: threading.Event) -> None:
     """End this process when another has told that it ends: the main thread may wait for it in a collective."""
-    while True:
-        time.sleep(0.5)
+    while not done.wait(0.5):
         with suppress(Exception):  # not found: all is well
             process, code, reason = json.loads(group().client.key_value_try_get(ENDED))
             time.sleep(GRACE)

@@ -6,13 +6,16 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from experiments import processes
 from tests.experiments.narrador import command
+from train.distributed import Group
 from train.run_directory import RunDirectory
 
 CONFIG = """
@@ -195,3 +198,19 @@ def test_what_cannot_be_is_refused(tmp_path, monkeypatch, capsys, arguments, tol
     monkeypatch.chdir(write(tmp_path))
     assert cli.main(arguments) == 2
     assert told in capsys.readouterr().err
+
+
+def test_who_watches_over_the_others_ends_with_the_work(monkeypatch):
+    """Left inside the service's client when Python ends, it would abort a process whose work is done."""
+
+    class Client:
+        def key_value_try_get(self, key):
+            raise LookupError(key)
+
+    monkeypatch.setattr(processes, "group", lambda: Group(Client(), 0, 2))
+    done = threading.Event()
+    watcher = threading.Thread(target=processes._watch, args=(done,), daemon=True)
+    watcher.start()
+    done.set()
+    watcher.join(5)
+    assert not watcher.is_alive()
