@@ -55,7 +55,7 @@ def over_batches(
         left = count
         for which in batches(count, max(1, BATCH // each)):
             yield jax.device_get(of_batch(which))
-            advance(min(len(which), left))
+            advance(each * min(len(which), left))
             left -= len(which)
 
     return jax.tree.map(lambda *fields: np.concatenate(fields)[: count * each], *parts())
@@ -117,7 +117,7 @@ def draw_answers(
         asked = tokens[which], lengths[which], heat
         return generate(trained.model, trained.params, own, *asked, max_tokens, ends, answers)
 
-    with bar(f"answers of {model_name(trained)}", len(rows)) as advance:
+    with bar(f"answers of {model_name(trained)}", len(rows) * answers) as advance:
         rollout = over_batches(of_batch, len(rows), advance, answers)
     return Answers(response_texts(rollout, trained.tokenizer, ends), rollout)
 

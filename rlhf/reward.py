@@ -63,10 +63,8 @@ class Comparer:
         ]
         self.most_answers = max(len(group.answers) for group in groups)
         self.most_pairs = max(len(group.pairs) for group in groups)
-        self.longest_answer = max(len(ids) - start for answers in self.answers for ids, start in answers)
-        self.longest_row = max(
-            answers[0].start + sum(len(ids) - start for ids, start in answers) for answers in self.answers
-        )
+        self.longest_answer = max(len(said.answer) for answers in self.answers for said in answers)
+        self.longest_row = max(answers[0].start + sum(len(said.answer) for said in answers) for answers in self.answers)
         self._order = grain.MapDataset.range(len(groups)).shuffle(seed=seed).repeat()
 
     def batch(self, number: int) -> Comparisons:
@@ -94,9 +92,9 @@ class Comparer:
             end = len(prompt)
             tokens[row, :end], positions[row, :end], segments[row, :end] = prompt, np.arange(end), SHARED
             for segment, said in enumerate(self.answers[place], start=1):
-                size = len(said.ids) - said.start
+                size = len(said.answer)
                 here = slice(end, end + size)
-                tokens[row, here], segments[row, here] = said.ids[said.start :], segment
+                tokens[row, here], segments[row, here] = said.answer, segment
                 positions[row, here] = np.arange(said.start, len(said.ids))
                 rows[answer], before[answer] = row, said.start - 1
                 where[answer, :size], inside[answer, :size] = np.arange(end, end + size), True
@@ -116,6 +114,11 @@ class EncodedAnswer(NamedTuple):
     def prompt(self) -> list[int]:
         """What comes before it."""
         return self.ids[: self.start]
+
+    @property
+    def answer(self) -> list[int]:
+        """The answer alone, with the token that ends it."""
+        return self.ids[self.start :]
 
 
 def encode_answer(
