@@ -1,10 +1,12 @@
 """Causal grouped-query attention, over a packed batch or over a cache. Dimension letters: `model.layers`."""
 
+from functools import reduce
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -13,21 +15,36 @@ from model.layers import Norm, parameter, rope_frequencies, rotate, weight_init,
 from model.sharding import constrain
 
 
+class Prompts(NamedTuple):
+    """Keys and values of prompts, only read from here on. Each stands before B/G rows, one after the other."""
+
+    keys: Float[Array, "L G K P H"]
+    values: Float[Array, "L G K P H"]
+    lengths: Int[Array, "B"]
+    """Of the prompt before each row; slots past it may hold anything."""
+
+
 class KVCache(NamedTuple):
-    """Keys and values of the tokens seen so far; a token's slot is its position.
+    """Keys and values of the tokens seen so far; a token's slot is its position, or how far it is past its prompt.
 
     A slot past a row's current position may hold anything: the causal mask hides it until it is overwritten.
     So prompts of different lengths share a batch, padded on the right.
     """
 
-    keys: Float[Array, "L B S K H"]
-    values: Float[Array, "L B S K H"]
+    keys: Float[Array, "L B K S H"]
+    values: Float[Array, "L B K S H"]
+    prompts: Prompts | None = None
 
 
-def init_cache(config: ModelConfig, batch: int, length: int, dtype: DTypeLike) -> KVCache:
-    """An empty cache for `batch` sequences of at most `length` tokens."""
-    shape = (config.layers, batch, length, config.key_value_heads, config.head_dim)
-    return KVCache(keys=jnp.zeros(shape, dtype), values=jnp.zeros(shape, dtype))
+CACHE_AXES = ("layers", "batch", "kv_heads", None, "head_dim")
+
+
+def init_cache(
+    config: ModelConfig, batch: int, length: int, dtype: DTypeLike, prompts: Prompts | None = None
+) -> KVCache:
+    """An empty cache for `batch` sequences of at most `length` tokens, not counting `prompts`."""
+    shape = (config.layers, batch, config.key_value_heads, length, config.head_dim)
+    return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), prompts)
 
 
 SHARED = -(2**31)
@@ -49,24 +66,42 @@ def attention_mask(
     return mask if window is None else mask & (distance < window)
 
 
-def attend(
-    query: Float[Array, "B T N H"],
-    key: Float[Array, "B S K H"],
-    value: Float[Array, "B S K H"],
-    mask: Bool[Array, "B T S"],
-) -> Float[Array, "B T N H"]:
-    """softmax(q k / sqrt(H)) v (Vaswani et al. 2017, equation 1), softmax in at least float32."""
+class Seen(NamedTuple):
+    """Some of the tokens that queries may see. Of fewer rows than queries each serves several, one after the other."""
+
+    key: Float[Array, "G K S H"]
+    value: Float[Array, "G K S H"]
+    mask: Bool[Array, "B T S"]
+
+
+def attend(query: Float[Array, "B T N H"], *seen: Seen) -> Float[Array, "B T N H"]:
+    """softmax(q k / sqrt(H)) v (Vaswani et al. 2017, equation 1) over all that is seen, softmax in at least float32."""
     batch, length, _, head_dim = query.shape
-    key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
+    heads = seen[0].key.shape[1]
     # Heads first, and the queries that share a key head end to end: each product is one plain matrix product, which
     # a CPU does almost twice as fast as a strided one. Token before head, so that a mesh can split the tokens.
-    grouped = query.reshape(batch, length, key.shape[1], -1, head_dim).swapaxes(1, 2)
-    rows = grouped.reshape(batch, key.shape[1], -1, head_dim)
-    scores = jnp.einsum("BKRH,BKSH->BKRS", rows, key, preferred_element_type=wide(query.dtype)) * head_dim**-0.5
-    visible = jnp.repeat(mask, grouped.shape[3], axis=1)[:, None]
-    weights = jax.nn.softmax(jnp.where(visible, scores, jnp.finfo(scores.dtype).min), axis=-1).astype(query.dtype)
-    out = jnp.einsum("BKRS,BKSH->BKRH", weights, value)
+    grouped = query.reshape(batch, length, heads, -1, head_dim).swapaxes(1, 2)
+    rows = grouped.reshape(batch, heads, -1, head_dim)
+    scores = [_scores(rows, part) for part in seen]
+    weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(query.dtype)
+    ends = np.cumsum([part.key.shape[2] for part in seen])[:-1]
+    each = zip(jnp.split(weights, ends, axis=-1), seen, strict=True)
+    out = reduce(jnp.add, (_product(own, part.value, query.dtype) for own, part in each))
     return out.reshape(grouped.shape).swapaxes(1, 2).reshape(query.shape)
+
+
+def _scores(rows: Float[Array, "B K R H"], seen: Seen) -> Float[Array, "B K R S"]:
+    scores = _product(rows, seen.key.swapaxes(2, 3), wide(rows.dtype)) * rows.shape[-1] ** -0.5
+    visible = jnp.repeat(seen.mask, rows.shape[2] // seen.mask.shape[1], axis=1)[:, None]
+    return jnp.where(visible, scores, jnp.finfo(scores.dtype).min)
+
+
+def _product(a: Float[Array, "B K R X"], b: Float[Array, "G K X Y"], dtype: DTypeLike) -> Float[Array, "B K R Y"]:
+    """a b, where every matrix of b serves B/G rows of a."""
+    if len(a) == len(b):
+        return jnp.matmul(a, b, preferred_element_type=dtype)
+    apart = a.reshape(len(b), -1, *a.shape[1:])
+    return jnp.einsum("GAKRX,GKXY->GAKRY", apart, b, preferred_element_type=dtype).reshape(*a.shape[:3], -1)
 
 
 class Attention(nn.Module):
@@ -97,20 +132,16 @@ class Attention(nn.Module):
         # Of a split sequence every device keeps its queries and gathers what they may see.
         key, value = (constrain(x, self.rules, "batch", None, "kv_heads", "head_dim") for x in (key, value))
         key_positions, key_segments = (constrain(x, self.rules, "batch", None) for x in (positions, segments))
-        if cache is not None:
-            rows = jnp.arange(x.shape[0])[:, None]
-            cache = KVCache(
-                keys=self._place(cache.keys.at[layer, rows, positions].set(key)),
-                values=self._place(cache.values.at[layer, rows, positions].set(value)),
-            )
-            key, value = cache.keys[layer], cache.values[layer]
-            key_positions = jnp.broadcast_to(jnp.arange(key.shape[1]), key.shape[:2])
-            key_segments = jnp.broadcast_to(segments[:, :1], key.shape[:2])
+        key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
         window = None
         if c.attention_window is not None:
             window = jnp.asarray([c.window(index) for index in range(c.layers)])[layer]
-        mask = attention_mask(positions, key_positions, segments, key_segments, window)
-        out = attend(query, key, value, mask)
+        if cache is None:
+            mask = attention_mask(positions, key_positions, segments, key_segments, window)
+            out = attend(query, Seen(key, value, mask))
+        else:
+            cache = self._extended(cache, layer, positions, key, value)
+            out = attend(query, *_cached(cache, layer, positions, window))
         shape, axes = (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed")
         kernel = parameter(self, "output", shape, axes, weight_init(c, "residual"), self.dtype)
         out = jnp.einsum("BTNH,NHD->BTD", out, kernel)
@@ -118,8 +149,20 @@ class Attention(nn.Module):
             out = out + parameter(self, "output_bias", (c.width,), ("embed",), nn.initializers.zeros, self.dtype)
         return out, cache
 
-    def _place(self, cached: Float[Array, "L B S K H"]) -> Float[Array, "L B S K H"]:
-        return constrain(cached, self.rules, "layers", "batch", None, "kv_heads", "head_dim")
+    def _extended(
+        self,
+        cache: KVCache,
+        layer: Int[Array, ""],
+        positions: Int[Array, "B T"],
+        key: Float[Array, "B K T H"],
+        value: Float[Array, "B K T H"],
+    ) -> KVCache:
+        slots = positions if cache.prompts is None else positions - cache.prompts.lengths[:, None]
+        rows, heads = jnp.arange(key.shape[0])[:, None, None], jnp.arange(key.shape[1])[:, None]
+        place = layer, rows, heads, slots[:, None]
+        keys = constrain(cache.keys.at[place].set(key), self.rules, *CACHE_AXES)
+        values = constrain(cache.values.at[place].set(value), self.rules, *CACHE_AXES)
+        return cache._replace(keys=keys, values=values)
 
     def _project(self, x: Float[Array, "B T D"], name: str, axis: str, heads: int) -> Float[Array, "B T N H"]:
         c, axes = self.config, ("embed", axis, "head_dim")
@@ -129,3 +172,21 @@ class Attention(nn.Module):
             bias_shape = (heads, c.head_dim)
             x = x + parameter(self, f"{name}_bias", bias_shape, axes[1:], nn.initializers.zeros, self.dtype)
         return constrain(x, self.rules, "batch", "sequence", axis, "head_dim")
+
+
+def _cached(
+    cache: KVCache, layer: Int[Array, ""], positions: Int[Array, "B T"], window: Int[Array, ""] | None
+) -> list[Seen]:
+    """What a layer's cache holds for tokens at some positions."""
+
+    def seen(part: KVCache | Prompts, starts: Int[Array, "B"], real: Int[Array, "B"]) -> Seen:
+        slots = jnp.arange(part.keys.shape[3])
+        segments = jnp.where(slots < real[:, None], 0, -1)
+        mask = attention_mask(positions, starts[:, None] + slots, jnp.zeros_like(positions), segments, window)
+        return Seen(part.keys[layer], part.values[layer], mask)
+
+    nowhere, everything = (jnp.full_like(positions[:, 0], end) for end in (0, cache.keys.shape[3]))
+    if cache.prompts is None:
+        return [seen(cache, nowhere, everything)]
+    lengths = cache.prompts.lengths
+    return [seen(cache.prompts, nowhere, lengths), seen(cache, lengths, everything)]

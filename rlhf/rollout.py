@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from model.attention import KVCache, init_cache
+from model.attention import KVCache, Prompts, init_cache
 from model.decode import decode_step, prefill
 from model.layers import wide
 from model.tokenizer import Tokenizer
@@ -73,14 +73,14 @@ def generate(
         stop: tokens that end a response.
         answers: to each prompt, which is read once for all of them; they come one after the other.
     """
-    cache = init_cache(model.config, len(prompts), prompts.shape[1] + max_tokens, model.dtype)
+    cache = init_cache(model.config, len(prompts), prompts.shape[1], model.dtype)
     scores, cache = prefill(model, params, jnp.asarray(prompts), jnp.asarray(lengths), cache)
-    if answers > 1:
-        cache = jax.tree.map(lambda x: jnp.repeat(x, answers, axis=1), cache)
     scores, prompts, lengths, temperature = (
         jnp.repeat(jnp.asarray(x), answers, axis=0) for x in (scores, prompts, lengths, temperature)
     )
     batch = len(prompts)
+    # Apart from the answers, what was read is read by every step and never written.
+    cache = init_cache(model.config, batch, max_tokens, model.dtype, Prompts(cache.keys, cache.values, lengths))
 
     def choose(scores: Float[Array, "B V"], index: Int[Array, ""]) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
         tempered = _tempered(scores, temperature[:, None])

@@ -19,7 +19,6 @@ from train.loop import Interrupted, StopRequest
 from train.record import Diverged
 from train.run_directory import RunDirectory
 
-
 OTHERS = (
     {"learning_rate": 3e-3, "seed": 1},
     {"weight_decay": 0.5, "warmup_steps": 5, "muon_learning_rate": 0.01, "beta2": 0.9},

@@ -69,7 +69,7 @@ def test_a_prompt_as_long_as_the_context_or_longer_keeps_its_end(length):
     prompt = random_tokens(length).tolist()
     logits, cache, position = read(model, params, prompt)
     assert position == min(length, 8)
-    assert cache.keys.shape[2] == 8
+    assert cache.keys.shape[3] == 8
     np.testing.assert_allclose(logits[0], full_pass(model, params, [prompt[-8:]])[0, -1], atol=1e-5)
     got = [token for token, _ in stream(model, params, prompt, GREEDY, jax.random.key(0), max_tokens=4)]
     assert got == [token for token, _ in continuations(model, params, prompt, 4)]

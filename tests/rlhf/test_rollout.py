@@ -8,6 +8,7 @@ import pytest
 
 from model.transformer import Transformer
 from rlhf.rollout import Rollout, before_responses, generate, response_log_probs
+from tests.model.families import FAMILIES, model_and_parameters, random_tokens
 from tests.train.tiny import CONFIG
 
 MODEL = Transformer(CONFIG)
@@ -48,6 +49,16 @@ def test_log_probs_while_drawing_are_those_of_the_finished_rows(params, drawn):
     mask = np.asarray(drawn.mask)
     assert mask.sum() > 3 * ROWS
     assert np.max(np.abs(found - drawn.log_probs)[mask]) < 1e-5
+
+
+@pytest.mark.parametrize("family", ["gpt3", "llama"])
+def test_a_prompt_read_once_is_seen_by_each_of_its_answers(family):
+    """Through bands of attention that begin in the prompt, and key heads that several query heads share."""
+    model, params = model_and_parameters(FAMILIES[family])
+    prompts, lengths = random_tokens(4, 4), np.array([1, 2, 3, 4], np.int32)
+    drawn = generate(model, params, jax.random.key(1), prompts, lengths, np.ones(4, np.float32), 4, (), answers=3)
+    found, _ = response_log_probs(model, params, drawn)
+    np.testing.assert_allclose(found, drawn.log_probs, atol=1e-5)
 
 
 def test_log_probs_and_entropies_are_the_formula_row_by_row(params, drawn):
