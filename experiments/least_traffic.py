@@ -15,18 +15,13 @@ Numbers that do not grow with the model (norms of gradients, the loss) are left 
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from functools import cache
-from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from experiments.collectives import ring_bytes
 from model.config import ModelConfig, ShardingRules
-from model.sharding import logical_axes, path_keys
-from model.transformer import Transformer
+from model.sharding import path_keys
+from model.transformer import named_shapes
 
 
 def least_bytes(
@@ -90,14 +85,6 @@ def least_bytes(
     send(config.layers + regathers, "all-gather", tokens * mesh["context"] * cached, "context")
     send(config.layers, scatter, tokens * mesh["context"] * cached, "context")
     return {axis: size for axis, size in sent.items() if size}
-
-
-@cache
-def named_shapes(config: ModelConfig) -> tuple[Any, Any]:
-    """The logical axes of a model's parameters and their shapes, without making them."""
-    model = Transformer(replace(config, remat="none"))  # which traces faster
-    boxed = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    return logical_axes(boxed), nn.unbox(boxed)
 
 
 def _parameters(

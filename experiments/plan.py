@@ -14,11 +14,12 @@ import jax
 from jax.sharding import AbstractMesh
 
 from experiments.config import Experiment
-from experiments.least_traffic import least_bytes, named_shapes
+from experiments.least_traffic import least_bytes
 from experiments.topologies import Topology
 from model.config import MESH_AXES, MeshConfig, ModelConfig, ShardingRules
 from model.errors import UserError
 from model.sharding import check_used, nearest_multiples, state_shardings
+from model.transformer import count_parameters, named_shapes
 from train.flops import matmul_parameters, train_flops_per_token
 
 COMPUTE = 2
@@ -157,12 +158,7 @@ def memory(layout: Layout) -> dict[str, float]:
 
 def _layer_share(config: ModelConfig) -> float:
     """Share of the parameters that are the layers'."""
-    return 1 - config.width * config.vocabulary * (1 if config.tied_head else 2) / _count(config)
-
-
-@cache
-def _count(config: ModelConfig) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(named_shapes(config)[1]))
+    return 1 - config.width * config.vocabulary * (1 if config.tied_head else 2) / count_parameters(config)
 
 
 def _scores(layout: Layout) -> float:

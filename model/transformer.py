@@ -1,5 +1,9 @@
 """The whole model: tokens in, logits out. Dimension letters: `model.layers`."""
 
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,7 +15,7 @@ from model.config import ModelConfig, ShardingRules
 from model.layers import FeedForward, Norm, parameter, sinusoids, weight_init, wide
 from model.moe import MixtureOfExperts
 from model.parametrization import embedding_scale, logit_scale, residual_scale
-from model.sharding import constrain
+from model.sharding import constrain, logical_axes
 
 REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -151,7 +155,14 @@ def logits(hidden: Float[Array, "... D"], unembedding: Float[Array, "D V"]) -> F
     return jnp.matmul(hidden, unembedding, preferred_element_type=wide(hidden.dtype))
 
 
+@cache
+def named_shapes(config: ModelConfig) -> tuple[Any, Any]:
+    """The logical axes of a model's parameters and their shapes, without making them: two trees alike."""
+    model = Transformer(replace(config, remat="none"))  # which traces faster
+    boxed = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    return logical_axes(boxed), nn.unbox(boxed)
+
+
 def count_parameters(config: ModelConfig) -> int:
     """Number of parameters, from shapes alone."""
-    shapes = jax.eval_shape(Transformer(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    return sum(leaf.size for leaf in jax.tree.leaves(named_shapes(config)[1]))

@@ -14,8 +14,8 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
 from model.config import ModelConfig, ShardingRules
-from model.sharding import constrain, logical_axes, partition_spec, state_shardings
-from model.transformer import Transformer
+from model.sharding import constrain, partition_spec, state_shardings
+from model.transformer import Transformer, named_shapes
 from train.batches import Batch
 from train.config import TrainConfig
 from train.objective import training_loss
@@ -39,36 +39,36 @@ class TrainState(NamedTuple):
 
 def fresh_state(model: Transformer, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
     """A state before its first step."""
-    params = nn.unbox(model.init(key, jnp.zeros((1, 1), jnp.int32)))["params"]
+    return _state(optimizer, nn.unbox(model.init(key, jnp.zeros((1, 1), jnp.int32)))["params"])
+
+
+def _state(optimizer: optax.GradientTransformation, params: Any) -> TrainState:
     zero = jnp.zeros((), jnp.int32)
     return TrainState(zero, params, optimizer.init(params), zero, zero)
 
 
 def init_state(model: Transformer, config: TrainConfig, mesh: Mesh, rules: ShardingRules) -> TrainState:
     """A fresh state, made where the rules put it: no array is ever whole on one device of many."""
-    make, shardings = _state_maker(model, _program(config), mesh, rules)
+    make, _, shardings = _state_maker(model, _program(config), mesh, rules)
     with jax.set_mesh(mesh):
         return jax.jit(make, out_shardings=shardings)(jax.random.key(config.seed))
 
 
 def abstract_state(model: Transformer, config: TrainConfig, mesh: Mesh, rules: ShardingRules) -> TrainState:
     """Shapes, dtypes and shardings of the state, without making it."""
-    make, shardings = _state_maker(model, _program(config), mesh, rules)
-    shapes = jax.eval_shape(make, jax.random.key(0))
+    _, shapes, shardings = _state_maker(model, _program(config), mesh, rules)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
 @lru_cache(maxsize=8)
 def _state_maker(
     model: Transformer, config: TrainConfig, mesh: Mesh, rules: ShardingRules
-) -> tuple[Callable[[Array], TrainState], Any]:
+) -> tuple[Callable[[Array], TrainState], Any, Any]:
+    """What makes a state from a key, the shapes of its arrays, and where they lie."""
     optimizer = make_optimizer(config, model.config)
-
-    make = partial(fresh_state, model, optimizer)
-    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    axes = logical_axes(jax.eval_shape(model.init, jax.random.key(0), tokens))["params"]
-    shardings = state_shardings(mesh, rules, axes, jax.eval_shape(make, jax.random.key(0)))
-    return make, shardings
+    axes, params = named_shapes(model.config)
+    shapes = jax.eval_shape(partial(_state, optimizer), params)
+    return partial(fresh_state, model, optimizer), shapes, state_shardings(mesh, rules, axes, shapes)
 
 
 def train_step(

@@ -7,17 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from model.chat import ChatTemplate
 from model.config import MeshConfig, ModelConfig, ShardingRules
 from model.errors import UserError, unknown
-from model.sharding import logical_axes, make_mesh, path_keys, state_shardings
+from model.sharding import make_mesh, path_keys, state_shardings
 from model.tokenizer import Tokenizer
-from model.transformer import Transformer
+from model.transformer import Transformer, named_shapes
 from train.checkpoint import Checkpoints, alone
 from train.mapping import from_mapping
 from train.run_directory import RunDirectory
@@ -120,9 +118,8 @@ def _differences(directory: Path, model: Transformer) -> list[str]:
         stored = {path_keys(path): tuple(leaf.shape) for path, leaf in leaves}
     if not stored:
         return []
-    boxed = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    axes, lines = logical_axes(boxed), []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(nn.unbox(boxed)):
+    (axes, shapes), lines = named_shapes(model.config), []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         keys = path_keys(path)
         shape = stored.pop(keys, None)
         if shape is None:
@@ -138,11 +135,10 @@ def _differences(directory: Path, model: Transformer) -> list[str]:
 
 def abstract_params(model: Transformer) -> Any:
     """Shapes and places of the parameters: on the mesh in context, or else on one device."""
-    boxed = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    mesh, shapes = jax.sharding.get_mesh(), nn.unbox(boxed)
+    (axes, shapes), mesh = named_shapes(model.config), jax.sharding.get_mesh()
     if mesh.empty:
         mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
-    shardings = state_shardings(mesh, model.rules, logical_axes(boxed), shapes)
+    shardings = state_shardings(mesh, model.rules, axes, shapes)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 

@@ -23,10 +23,11 @@ from train.config import TrainConfig
 from train.corpus import TokenStream, tokenize, tokenize_chats, train_tokenizer_once
 from train.distributed import in_turn
 from train.evaluation import bits_per_byte
-from train.loop import StopRequest, check_batch_divides, compute_dtype, fit
+from train.loop import StopRequest, check_batch_divides, check_fits, compute_dtype, fit
 from train.record import Diverged, Enough, Watch, Workbench
 from train.run_directory import RunDirectory, StageDirectory, write_atomically
 from train.sources import Documents, open_source
+from train.step import abstract_state
 from train.trained import open_language, restore
 
 
@@ -57,7 +58,10 @@ def pretrain_alike(
         return outcomes
     lead = experiments[left[0]]
     if len(left) == 1:
-        check_batch_divides(lead.train, lead.data.sequence_length, make_mesh(lead.mesh), lead.sharding)
+        mesh = make_mesh(lead.mesh)
+        check_batch_divides(lead.train, lead.data.sequence_length, mesh, lead.sharding)
+        if lead.model.vocab_size is not None:  # else it takes the tokenizer to tell
+            check_fits(abstract_state(Transformer(lead.model, lead.sharding), lead.train, mesh, lead.sharding))
     start, about = time.perf_counter(), session() | ({"together": len(left)} if len(left) > 1 else {})
     with in_turn():
         sources = open_sources(lead)

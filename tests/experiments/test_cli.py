@@ -167,7 +167,8 @@ def test_config_list_names_every_experiment(capsys):
         (("run", "tiny", "--sharding.embed", "fdsp"), "mesh axis in sharding.embed 'fdsp'. Did you mean 'fsdp'?"),
         (("run", "bad-key.yaml"), "unknown key 'train.step'. Did you mean 'train.steps'?"),
         (("run", "bad-type.yaml"), "train.steps='lots'"),
-        (("run", "llama3.1-405b"), "GiB on each device"),
+        # Before any text is looked for: there is no such folder.
+        (("run", "llama3.1-405b", "--data", "text:nowhere/*"), "GiB on each device"),
         (("run", "tiny", "--run-dir", "short.txt"), "is a file"),
         (("run", "tiny", "--run-dir", "strangers"), "is not empty and holds no run"),
         (("probs", "x", "--run", "nowhere"), "holds no run"),

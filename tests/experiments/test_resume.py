@@ -109,22 +109,20 @@ def copy_unfinished(source: Path, target: Path) -> Path:
     return target / "runs/small/pretrain/checkpoints"
 
 
-@pytest.mark.parametrize("harm", ["truncated", "deleted file", "deleted checkpoint"])
+@pytest.mark.parametrize("harm", ["truncated", "deleted file"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(undisturbed, tmp_path, harm):
     checkpoints = copy_unfinished(undisturbed[0], tmp_path)
     assert sorted(path.name for path in checkpoints.iterdir()) == ["30", "40"]
     largest = max((checkpoints / "40").rglob("*"), key=lambda path: path.stat().st_size)
     if harm == "truncated":
         os.truncate(largest, largest.stat().st_size // 2)
-    elif harm == "deleted file":
-        largest.unlink()
     else:
-        shutil.rmtree(checkpoints / "40")
+        largest.unlink()
     done = narrador(*RUN, "--json", cwd=tmp_path)
     last_json(done)
     assert "continuing from step 30" in done.stderr
     assert "Traceback" not in done.stderr
-    assert harm == "deleted checkpoint" or "checkpoint 40 cannot be read" in done.stderr
+    assert "checkpoint 40 cannot be read" in done.stderr
     assert_same_run(undisturbed[0], tmp_path)
 
 
