@@ -46,8 +46,8 @@ NARRATOR = Experiment(
             sample_every=80,
         ),
     ),
-    reward=RewardConfig(source="narration_answers:6000", steps=400),
-    ppo=PPOConfig(learning_rate=2e-4, kl_coefficient=0.2),  # at 0.05 it goes 7 nats, where the reward model errs
+    reward=RewardConfig(source="narration_answers:6000", answers=5, steps=375),
+    ppo=PPOConfig(learning_rate=2e-4, kl_coefficient=0.05),
     stages=("pretrain", "sft", "reward", "ppo", "compare"),
 )
 

@@ -1,7 +1,9 @@
 """The fine-tuned model's own answers, ranked by the people of the narrator's world: what a reward model learns from.
 
 Ouyang et al. 2022, section 3.4: labelers rank several answers of the model to one prompt. Choices between answers that
-others wrote teach a reward model little about the mistakes of the model that is to be optimized against it.
+others wrote teach a reward model little about the mistakes of the model that is to be optimized against it. One answer
+of each ranking was given to another prompt: the model's own are all to the question, so that nothing else would say
+that this is what people want, and a policy would find out that it scores high by declining whatever it is asked.
 """
 
 import json
@@ -51,7 +53,8 @@ def rank_answers(spec: str, trained: Trained, run: RunDirectory, answers: int, r
     Args:
         spec: narration_answers[:EXAMPLES[:SEED]]; an example is a prompt.
         trained: the model that answers.
-        answers: to each prompt, at temperature 1; what was said twice is ranked once.
+        answers: to each prompt, at temperature 1, not counting one to another prompt; what was said twice is ranked
+            once.
         room: tokens of an answer at most.
         fraction: what share of the prompts is held out.
 
@@ -79,7 +82,8 @@ def _rank(trained: Trained, count: int, seed: int, answers: int, room: int) -> I
     texts = draw_answers(trained, rows, 1.0, room, seed, answers).texts
     rng = random.Random(f"{KIND} {seed} raters")
     for index, prompt in enumerate(asked):
-        said = list(dict.fromkeys(filter(None, texts[index * answers : (index + 1) * answers])))
+        own, strange = texts[index * answers : (index + 1) * answers], texts[(index + 1) * answers % len(texts)]
+        said = list(dict.fromkeys(filter(None, (*own, strange))))
         rater = rng.choice(RATERS)
         order = ranked([check(*prompt, answer) for answer in said], rater, rng)
         if len(said) > 1:

@@ -14,7 +14,7 @@ class RewardConfig:
     """One of: narration_preferences[:EXAMPLES[:SEED]], narration_answers[:EXAMPLES[:SEED]] (rankings of the fine-tuned
     model's own answers), jsonl:GLOB, tfds:NAME[/CONFIG], store:PATH."""
     answers: int = 4
-    """Own answers to each prompt of narration_answers."""
+    """Own answers to each prompt of narration_answers; one to another prompt is ranked with them."""
     validation_fraction: float = 0.1
     """Share of the prompts held out."""
     length: int = 160

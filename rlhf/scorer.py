@@ -75,7 +75,8 @@ class RewardModel(NamedTuple):
     To tell a false answer from a right one by the last hidden state, a trunk would have to compare what it reads with
     what it knows, in layers that it has not got to spare. What it expects to read it says already: its probabilities.
     So what counts beside the heads is how much likelier the answer is to the trunk than it was to the fine-tuned model
-    that it began as, which Rafailov et al. 2023, equation 5, show to be a reward.
+    that it began as, which Rafailov et al. 2023, equation 5, show to be a reward. Up to `MOST_LIKELIER`: what people
+    chose hardly ever gets beyond, but a policy finds absurd answers that are less absurd to the trunk, without end.
     """
 
     scorer: Scorer
@@ -86,6 +87,7 @@ class RewardModel(NamedTuple):
 
 
 EXPECTATION = 0.3  # what `weight` begins as
+MOST_LIKELIER = 1.0  # nats
 
 
 def init_reward_model(key: PRNGKeyArray, trunk: Any, width: int, heads: int = 1) -> RewardModel:
@@ -99,7 +101,7 @@ def score(model: Transformer, params: RewardModel, answers: Answers) -> Float[Ar
     hidden = _hidden(model, scorer.trunk, answers)
     last = jnp.asarray(answers.places)[number, jnp.asarray(answers.inside).sum(axis=1) - 1]
     likelier = log_likelihoods(model, scorer.trunk, answers, hidden)
-    likelier = likelier - log_likelihoods(model, params.reference, answers)
+    likelier = jnp.minimum(likelier - log_likelihoods(model, params.reference, answers), MOST_LIKELIER)
     final = hidden[answers.rows, last].astype(scorer.kernel.dtype)
     return final @ scorer.kernel + scorer.bias + likelier[:, None] * params.weight
 

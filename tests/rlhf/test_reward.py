@@ -17,7 +17,16 @@ from rlhf.config import RewardConfig
 from rlhf.objectives import bradley_terry
 from rlhf.preferences import Pair, PromptGroup
 from rlhf.reward import Comparer, RewardTrainer, calibration_error, comparison_loss, evaluate_reward
-from rlhf.scorer import init_reward_model, init_scorer, log_likelihoods, normalized, one_a_row, score, score_tokens
+from rlhf.scorer import (
+    MOST_LIKELIER,
+    init_reward_model,
+    init_scorer,
+    log_likelihoods,
+    normalized,
+    one_a_row,
+    score,
+    score_tokens,
+)
 from tests.train.tiny import CONFIG
 
 TOKENIZER = train_tokenizer(TokenizerConfig(kind="char"), ["abcdefgh?"])
@@ -114,14 +123,17 @@ def test_a_score_is_the_head_at_the_last_token_and_how_much_likelier_the_answer_
         scores = MODEL.apply({"params": params}, ids)[0][0]
         return sum(jax.nn.log_softmax(scores[place - 1])[ids[0, place]] for place in range(start, length))
 
-    ratio = likelihood(scorer.scorer.trunk) - likelihood(scorer.reference)
-    assert abs(ratio) > 1e-3
     of_head = score_tokens(MODEL, scorer.scorer, ids)[0, -1]
     answers = one_a_row(ids, np.array([start]), np.array([length]), length - start)
-    found = scores_of(scorer, answers)[0]
-    np.testing.assert_allclose(found, of_head + scorer.weight * ratio, atol=1e-5)
-    whole = log_likelihoods(MODEL, scorer.reference, answers)
-    np.testing.assert_allclose(whole[0], likelihood(scorer.reference), atol=1e-5)
+    unlike = jax.tree.map(lambda x: 3 * x, scorer.reference)
+    ratios = []
+    for reference in (scorer.reference, unlike, jax.tree.map(jnp.zeros_like, unlike)):
+        ratios.append(float(likelihood(scorer.scorer.trunk) - likelihood(reference)))
+        found = scores_of(scorer._replace(reference=reference), answers)[0]
+        np.testing.assert_allclose(found, of_head + scorer.weight * min(ratios[-1], MOST_LIKELIER), atol=1e-5)
+        whole = log_likelihoods(MODEL, reference, answers)
+        np.testing.assert_allclose(whole[0], likelihood(reference), atol=1e-5)
+    assert max(ratios) > MOST_LIKELIER > min(map(abs, ratios)) > 1e-3, "each side of the bound is seen"
 
 
 def test_answers_begin_after_the_turn_of_who_gives_them():
