@@ -60,7 +60,7 @@ def test_one_prompt_is_answered_by_experts_on_a_mesh(found):
 
 
 def test_the_cache_is_split_by_rows_and_heads(found):
-    assert found["answers"]["cache"] == [2, 1, 8, 2, 4]  # layers, 4 rows / 4, slots, 4 heads / 2, head dimension
+    assert found["answers"]["cache"] == [2, 1, 2, 8, 4]  # layers, 4 rows / 4, 4 heads / 2, slots, head dimension
 
 
 @pytest.mark.parametrize(
