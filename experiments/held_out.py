@@ -18,7 +18,7 @@ from experiments.alignment import draw_answers, over_batches
 from model.chat import Message
 from model.transformer import Transformer, logits
 from rlhf.prompts import PaddedPrompts, encode_prompts, stop_tokens
-from rlhf.rollout import Rollout, before_responses, generate, response_texts
+from rlhf.rollout import Rollout, generate, response_texts
 from train.narration.checker import check
 from train.narration.passage import Passage
 from train.narration.questions import Question, draw_prompt, prompt_text
@@ -139,10 +139,11 @@ def answer_kl(model: Transformer, params: Any, reference: Any, rollout: Rollout)
     Cotterell 2025). Only for answers drawn at temperature 1.
     """
 
+    answers = rollout.answers()
+
     def log_probs(params: Any) -> Float[Array, "B R V"]:
-        hidden, _ = model.apply({"params": params}, jnp.asarray(rollout.tokens), method="hidden")
         unembedding = model.apply({"params": params}, method="unembedding")
-        return jax.nn.log_softmax(logits(before_responses(hidden, rollout), unembedding))
+        return jax.nn.log_softmax(logits(answers.drawn_from(answers.read(model, params)), unembedding))
 
     ours, theirs = log_probs(params), log_probs(reference)
     return jnp.sum(jnp.where(rollout.mask, jnp.sum(jnp.exp(ours) * (ours - theirs), axis=-1), 0), axis=1)

@@ -87,7 +87,7 @@ class Study:
     @cached_property
     def learned_from(self) -> list[list[int]]:
         """The prompts that PPO learns from, each met once."""
-        count = self.settings.iterations * self.experiment.ppo.batch_size
+        count = self.settings.iterations * self.experiment.ppo.prompts_per_step
         label = f"{FOLDER} learned from {self.settings.seed}"
         return ask(self.before, label, count, self.experiment.ppo.max_tokens).rows
 
@@ -181,7 +181,7 @@ class Study:
             return stage
         before, seed, reward = self.before, self.settings.seed, self.reward(proxy)
         config = ppo_config(self.experiment.ppo, proxy, self.settings.iterations)
-        prompts = PaddedPrompts(self.learned_from, config.batch_size, seed)
+        prompts = PaddedPrompts(self.learned_from, config.prompts_per_step, seed)
         ends = self.held_out.ends
         trainer = PPOTrainer(before.model, config, prompts, before.params, reward, before.tokenizer, ends, seed)
 
@@ -216,12 +216,13 @@ def reward_config(config: RewardConfig, proxy: Proxy, seed: int) -> RewardConfig
 
 
 def ppo_config(config: PPOConfig, proxy: Proxy, iterations: int) -> PPOConfig:
-    """The run's own PPO without what holds it back: no penalty on the KL, no loss on text."""
+    """The run's own PPO without what holds it back: no penalty on the KL or on length, no loss on text."""
     return replace(
         config,
         steps=iterations,
         temperature=1.0,
         kl_coefficient=0.0,
+        length_penalty=0.0,
         ptx_coefficient=0.0,
         learning_rate=LEARNING_RATE,
         critic_learning_rate=3 * LEARNING_RATE,

@@ -33,7 +33,7 @@ NARRATOR = Experiment(
         sample_prompt="O céu está",
     ),
     sft=SftConfig(
-        data=ChatConfig(sources=("narration_chat:10000",)),
+        data=ChatConfig(sources=("narration_conversation:10000",)),
         train=TrainConfig(
             steps=240,
             batch_size=8,
@@ -46,8 +46,8 @@ NARRATOR = Experiment(
             sample_every=80,
         ),
     ),
-    reward=RewardConfig(source="narration_answers:6000", answers=5, steps=375),
-    ppo=PPOConfig(learning_rate=2e-4, kl_coefficient=0.05),
+    reward=RewardConfig(source="narration_answers:9000", answers=5, steps=560),
+    ppo=PPOConfig(learning_rate=2e-4, group_size=4, kl_coefficient=0.05, length_penalty=0.02),
     stages=("pretrain", "sft", "reward", "ppo", "compare"),
 )
 

@@ -64,6 +64,8 @@ class PolicyConfig:
     """Iterations: rollout, then epochs of minibatches."""
     batch_size: int = 64
     """Episodes of one iteration."""
+    group_size: int = 1
+    """Answers to each prompt, which is read once for all of them."""
     epochs: int = 1
     """Times that each episode is learned from."""
     minibatches: int = 4
@@ -77,6 +79,8 @@ class PolicyConfig:
     """Divides the logits, in drawing and in every log-probability."""
     kl_coefficient: float = 0.02
     """Reward lost for each nat that a token is likelier than under the fine-tuned model; fixed."""
+    length_penalty: float = 0.0
+    """Taken from the score of an answer for each of its tokens; of such penalties see Singhal et al. 2023."""
     unstopped_penalty: float = 1.0
     """Taken from the score of an answer that did not stop by itself."""
     clip: float = 0.2
@@ -93,20 +97,29 @@ class PolicyConfig:
     """Iterations between checkpoints."""
 
     def __post_init__(self) -> None:
-        counts = "steps batch_size epochs minibatches accumulation max_tokens ptx_rows checkpoint_every"
+        counts = "steps batch_size group_size epochs minibatches accumulation max_tokens ptx_rows checkpoint_every"
         check_numbers(
             self.stage,
             self,
             positive=f"{counts} temperature clip learning_rate epsilon",
-            not_negative="kl_coefficient unstopped_penalty ptx_coefficient",
+            not_negative="kl_coefficient length_penalty unstopped_penalty ptx_coefficient",
         )
-        rows, over = divmod(self.batch_size, self.minibatches)
+        prompts, over = divmod(self.batch_size, self.group_size)
+        if over:
+            named = f"{self.stage}.group_size={self.group_size}"
+            raise UserError(f"{named} does not divide {self.stage}.batch_size={self.batch_size}.")
+        of_minibatch, over = divmod(prompts, self.minibatches)
         if over:
             named = f"{self.stage}.minibatches={self.minibatches}"
-            raise UserError(f"{named} does not divide {self.stage}.batch_size={self.batch_size}.")
-        if rows % self.accumulation:
+            raise UserError(f"{named} does not divide the {prompts} prompts of an iteration (batch_size / group_size).")
+        if of_minibatch % self.accumulation:
             named = f"{self.stage}.accumulation={self.accumulation}"
-            raise UserError(f"{named} does not divide the {rows} episodes of a minibatch (batch_size / minibatches).")
+            raise UserError(f"{named} does not divide the {of_minibatch} prompts of a minibatch.")
+
+    @property
+    def prompts_per_step(self) -> int:
+        """Different prompts of one iteration."""
+        return self.batch_size // self.group_size
 
     @property
     def rates(self) -> dict[str, float]:
@@ -160,8 +173,6 @@ class GRPOConfig(PolicyConfig):
         super().__post_init__()
         if self.group_size < 2:
             raise UserError(f"grpo.group_size={self.group_size} must be at least 2: answers are judged by the others.")
-        if self.batch_size % self.group_size:
-            raise UserError(f"grpo.group_size={self.group_size} does not divide grpo.batch_size={self.batch_size}.")
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,8 @@ class Learner(ABC):
     def update(
         self, state: PolicyState, experience: Any, key: PRNGKeyArray, texts: Batch | None = None
     ) -> tuple[PolicyState, Metrics]:
-        """`epochs` times over the episodes in `minibatches`, each in an order of its own.
+        """`epochs` times over the episodes in `minibatches`, each in an order of its own; answers to one prompt stay
+        together.
 
         Args:
             texts: of every minibatch of every epoch one batch of text, stacked.
@@ -121,8 +122,9 @@ class Learner(ABC):
             The state one step on, and metrics averaged over the minibatches.
         """
         c = self.config
-        episodes = experience.weights.shape[0]
-        orders = jax.vmap(partial(jax.random.permutation, x=episodes))(jax.random.split(key, c.epochs))
+        groups = experience.weights.shape[0] // c.group_size
+        orders = jax.vmap(partial(jax.random.permutation, x=groups))(jax.random.split(key, c.epochs))
+        rows = orders[..., None] * c.group_size + jnp.arange(c.group_size)
 
         def step(state: PolicyState, minibatch: tuple[Array, Batch | None]) -> tuple[PolicyState, Metrics]:
             rows, text = minibatch
@@ -132,7 +134,7 @@ class Learner(ABC):
             params, critic = optax.apply_updates(networks, moves)
             return PolicyState(state.step, params, critic, opt_state), metrics
 
-        state, metrics = jax.lax.scan(step, state, (orders.reshape(c.epochs * c.minibatches, -1), texts))
+        state, metrics = jax.lax.scan(step, state, (rows.reshape(c.epochs * c.minibatches, -1), texts))
         return state._replace(step=state.step + 1), jax.tree.map(jnp.mean, metrics)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from rlhf.config import PPOConfig
 from rlhf.learner import Learner, Metrics
 from rlhf.objectives import Rows, Scalar, Tokens, explained_variance, gae, kl_k1, token_rewards, value_loss, whiten
-from rlhf.rollout import Rollout, before_responses
+from rlhf.rollout import Rollout
 from rlhf.scorer import RewardModel, Scorer, score_tokens
 from rlhf.trainer import PolicyTrainer
 
@@ -65,7 +65,8 @@ class PPOTrainer(PolicyTrainer):
         """Values are read where each token was drawn from."""
 
         def values(critic: Scorer, rollout: Rollout) -> Tokens:
-            return before_responses(score_tokens(self.judge, critic, rollout.tokens), rollout)[..., 0]
+            answers = rollout.answers(self.config.group_size)
+            return answers.drawn_from(score_tokens(self.judge, critic, answers))[..., 0]
 
         return PPOLearner(self.config, policy, values, text_loss=text_loss)
 

@@ -71,13 +71,12 @@ def pad(rows: Sequence[Sequence[int]]) -> tuple[Int[np.ndarray, "N P"], Int[np.n
 class PaddedPrompts:
     """Prompts as padded ids; batch n is a pure function of the seed and n."""
 
-    def __init__(self, rows: Sequence[Sequence[int]], batch_size: int, seed: int, group_size: int = 1) -> None:
-        """Prepare; each prompt of a batch stands in it `group_size` times in a row."""
+    def __init__(self, rows: Sequence[Sequence[int]], batch_size: int, seed: int) -> None:
         self.tokens, self.lengths = pad(rows)
-        self.batch_size, self.group_size = batch_size, group_size
+        self.batch_size = batch_size
         self._order = grain.MapDataset.range(len(rows)).shuffle(seed=seed).repeat()
 
     def batch(self, number: int) -> Int[np.ndarray, "B"]:
         """Which prompts batch `number` takes, from 0."""
-        count = self.batch_size // self.group_size
-        return np.repeat([self._order[number * count + place] for place in range(count)], self.group_size)
+        start = number * self.batch_size
+        return np.array([self._order[start + place] for place in range(self.batch_size)])

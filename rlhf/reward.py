@@ -16,10 +16,11 @@ from model.chat import ChatTemplate, Message
 from model.errors import UserError
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
+from rlhf.answers import Answers, AnyArray
 from rlhf.config import RewardConfig
 from rlhf.objectives import bradley_terry
 from rlhf.preferences import PromptGroup
-from rlhf.scorer import Answers, AnyArray, RewardModel, init_reward_model, normalized, score
+from rlhf.scorer import RewardModel, init_reward_model, normalized, score
 from rlhf.stage import Step
 from train.optimizer import is_matrix
 

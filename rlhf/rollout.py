@@ -16,8 +16,7 @@ from model.decode import decode_step, prefill
 from model.layers import wide
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer, logits
-
-AnyArray = Array | np.ndarray
+from rlhf.answers import Answers, AnyArray, one_a_row, sharing_prompts
 
 
 class Rollout(NamedTuple):
@@ -50,6 +49,13 @@ class Rollout(NamedTuple):
         """The response tokens, padding included."""
         places = self.prompt_lengths[:, None] + np.arange(self.log_probs.shape[1])
         return jnp.take_along_axis(jnp.asarray(self.tokens), places, axis=1)
+
+    def answers(self, each: int = 1) -> Answers:
+        """The responses where a model reads them: `each` in a row behind their prompt, which must be the same."""
+        if each == 1:
+            return one_a_row(self.tokens, self.prompt_lengths, self.lengths, self.log_probs.shape[1])
+        prompts = jnp.asarray(self.tokens)[::each, : -self.log_probs.shape[1]]
+        return sharing_prompts(prompts, self.prompt_lengths[::each], self.responses(), self.response_lengths)
 
 
 @partial(jax.jit, static_argnames=("model", "max_tokens", "stop", "answers"))
@@ -128,13 +134,17 @@ def generate(
 
 
 def response_log_probs(
-    model: Transformer, params: Any, rollout: Rollout
+    model: Transformer, params: Any, rollout: Rollout, each: int = 1
 ) -> tuple[Float[Array, "B R"], Float[Array, "B R"]]:
     """Log-probabilities of the responses' tokens under a model, at the temperature that they were drawn at, and the
-    entropy of the distribution at each (nats). What stands on padding means nothing."""
-    variables = {"params": params}
-    hidden, _ = model.apply(variables, jnp.asarray(rollout.tokens), method="hidden")
-    scores = logits(before_responses(hidden, rollout), model.apply(variables, method="unembedding"))
+    entropy of the distribution at each (nats). What stands on padding means nothing.
+
+    Args:
+        each: so many responses in a row have the same prompt, which is read once for them.
+    """
+    answers = rollout.answers(each)
+    before = answers.drawn_from(answers.read(model, params))
+    scores = logits(before, model.apply({"params": params}, method="unembedding"))
     tempered = _tempered(scores, rollout.temperature[:, None, None])
     return _log_prob(tempered, rollout.responses()), -jnp.sum(jnp.exp(tempered) * tempered, axis=-1)
 
@@ -143,12 +153,6 @@ def response_texts(rollout: Rollout, tokenizer: Tokenizer, stop: tuple[int, ...]
     """The responses as text, without the token of `stop` that ended each."""
     rows = zip(np.asarray(rollout.responses()), np.asarray(rollout.response_lengths), strict=True)
     return [tokenizer.decode(token for token in row[:end].tolist() if token not in stop).strip() for row, end in rows]
-
-
-def before_responses(per_token: Float[Array, "B S D"], rollout: Rollout) -> Float[Array, "B R D"]:
-    """What stands at the token before each token of the response: from it, that token was drawn."""
-    places = rollout.prompt_lengths[:, None] - 1 + jnp.arange(rollout.log_probs.shape[1])
-    return jnp.take_along_axis(per_token, places[..., None], axis=1)
 
 
 def _tempered(scores: Float[Array, "*B V"], temperature: Float[AnyArray, "..."]) -> Float[Array, "*B V"]:

@@ -6,47 +6,16 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from model.errors import UserError
 from model.transformer import Transformer
+from rlhf.answers import Answers, AnyArray, one_a_row
 from train.objective import cross_entropy
 from train.run_directory import RunDirectory
 from train.trained import Trained, abstract_params, open_language, restore
 
-AnyArray = Array | np.ndarray
 VOCAB_CHUNK = 16_384  # columns of the logits that exist at once
-
-
-class Answers(NamedTuple):
-    """N answers in B rows of T tokens, each after its prompt; R is the most tokens of one.
-
-    Answers to one prompt share it, and none sees another: their positions all go on from the prompt's.
-    """
-
-    tokens: Int[AnyArray, "B T"]
-    positions: Int[AnyArray, "B T"]
-    segments: Int[AnyArray, "B T"]
-    """`SHARED` for a prompt before several answers."""
-    rows: Int[AnyArray, "N"]
-    before: Int[AnyArray, "N"]
-    """Where in its row each answer's prompt has its last token."""
-    places: Int[AnyArray, "N R"]
-    """Where in its row each token of an answer stands."""
-    inside: Bool[AnyArray, "N R"]
-    """Which of these are tokens, the rest being padding."""
-
-
-def one_a_row(
-    tokens: Int[AnyArray, "B T"], starts: Int[AnyArray, "B"], lengths: Int[AnyArray, "B"], room: int
-) -> Answers:
-    """Rows of one answer each, whose tokens are those from `starts` to before `lengths`, at most `room`."""
-    rows, length = tokens.shape
-    positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
-    places = jnp.asarray(starts)[:, None] + jnp.arange(room)
-    inside = places < jnp.asarray(lengths)[:, None]
-    places = jnp.minimum(places, length - 1)
-    return Answers(tokens, positions, jnp.zeros_like(positions), jnp.arange(rows), starts - 1, places, inside)
 
 
 class Scorer(NamedTuple):
@@ -63,10 +32,9 @@ def init_scorer(key: PRNGKeyArray, trunk: Any, width: int, heads: int = 1) -> Sc
     return Scorer(trunk, kernel, jnp.zeros(heads))
 
 
-def score_tokens(model: Transformer, params: Scorer, tokens: Int[AnyArray, "B T"]) -> Float[Array, "B T K"]:
+def score_tokens(model: Transformer, params: Scorer, answers: Answers) -> Float[Array, "B T K"]:
     """What each head makes of each row up to each of its tokens."""
-    hidden, _ = model.apply({"params": params.trunk}, jnp.asarray(tokens), method="hidden")
-    return hidden.astype(params.kernel.dtype) @ params.kernel + params.bias
+    return answers.read(model, params.trunk).astype(params.kernel.dtype) @ params.kernel + params.bias
 
 
 class RewardModel(NamedTuple):
@@ -98,7 +66,7 @@ def init_reward_model(key: PRNGKeyArray, trunk: Any, width: int, heads: int = 1)
 def score(model: Transformer, params: RewardModel, answers: Answers) -> Float[Array, "N K"]:
     """What each head makes of each answer."""
     scorer, number = params.scorer, jnp.arange(len(answers.rows))
-    hidden = _hidden(model, scorer.trunk, answers)
+    hidden = answers.read(model, scorer.trunk)
     last = jnp.asarray(answers.places)[number, jnp.asarray(answers.inside).sum(axis=1) - 1]
     likelier = log_likelihoods(model, scorer.trunk, answers, hidden)
     likelier = jnp.minimum(likelier - log_likelihoods(model, params.reference, answers), MOST_LIKELIER)
@@ -127,17 +95,12 @@ def log_likelihoods(
         hidden: the model's, where it has been computed already.
     """
     if hidden is None:
-        hidden = _hidden(model, params, answers)
+        hidden = answers.read(model, params)
     unembedding = model.apply({"params": params}, method="unembedding")
     rows, places = jnp.asarray(answers.rows)[:, None], jnp.asarray(answers.places)
-    seen = jnp.concatenate([jnp.asarray(answers.before)[:, None], places[:, :-1]], axis=1)
-    losses = cross_entropy(hidden[rows, seen], unembedding, jnp.asarray(answers.tokens)[rows, places], VOCAB_CHUNK)
+    said = jnp.asarray(answers.tokens)[rows, places]
+    losses = cross_entropy(answers.drawn_from(hidden), unembedding, said, VOCAB_CHUNK)
     return -jnp.sum(jnp.where(answers.inside, losses, 0), axis=1)
-
-
-def _hidden(model: Transformer, params: Any, answers: Answers) -> Float[Array, "B T D"]:
-    read = (jnp.asarray(each) for each in (answers.tokens, answers.positions, answers.segments))
-    return model.apply({"params": params}, *read, method="hidden")[0]
 
 
 def combined(scores: Float[Array, "*B K"], how: Literal["mean", "min"]) -> Float[Array, "*B"]:

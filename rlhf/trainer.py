@@ -21,7 +21,7 @@ from rlhf.learner import Learner, Metrics, PolicyState, per_answer
 from rlhf.objectives import kl_k1, kl_k3, penalize_unstopped
 from rlhf.prompts import PaddedPrompts
 from rlhf.rollout import Rollout, generate, response_log_probs, response_texts
-from rlhf.scorer import RewardModel, combined, score_rows
+from rlhf.scorer import RewardModel, combined, score
 from rlhf.stage import Step
 from train.batches import Batch, Batches
 from train.objective import next_token_loss
@@ -60,17 +60,14 @@ class PolicyTrainer(ABC):
         def text_loss(params: Any, batch: Batch) -> Float[Array, ""]:
             return next_token_loss(model, params, batch) / jnp.maximum(batch.weights.sum(), 1)
 
-        def score_of(reward: RewardModel, rollout: Rollout) -> Float[Array, "B K"]:
-            lengths = rollout.prompt_lengths, rollout.lengths
-            return score_rows(self.judge, reward, rollout.tokens, *lengths, config.max_tokens)
-
-        policy = partial(response_log_probs, model)
+        policy = partial(response_log_probs, model, each=config.group_size)
         self.learner = self.learner_of(policy, text_loss if texts is not None else None)
 
-        def prepare(critic: Any, rollout: Rollout) -> tuple[Any, Metrics]:
-            scores = combined(score_of(reward, rollout), config.ensemble)
+        def prepare(reward: RewardModel, reference: Any, critic: Any, rollout: Rollout) -> tuple[Any, Metrics]:
+            scores = combined(score(self.judge, reward, rollout.answers(config.group_size)), config.ensemble)
             stopped = rollout.stopped(stop)
             scores = penalize_unstopped(scores, stopped, config.unstopped_penalty)
+            scores = scores - config.length_penalty * rollout.response_lengths
             reference_log_probs = policy(reference, rollout)[0]
             experience, metrics = self.learner.experience(critic, rollout, scores, reference_log_probs)
             return experience, {
@@ -82,8 +79,9 @@ class PolicyTrainer(ABC):
                 "stop_rate": jnp.mean(stopped.astype(scores.dtype)),
             }
 
-        self._prepare, self._update = jax.jit(prepare), jax.jit(self.learner.update, donate_argnums=0)
-        self._generate = partial(generate, model, max_tokens=config.max_tokens, stop=stop, answers=prompts.group_size)
+        self._prepare = partial(jax.jit(prepare), reward, reference)
+        self._update = jax.jit(self.learner.update, donate_argnums=0)
+        self._generate = partial(generate, model, max_tokens=config.max_tokens, stop=stop, answers=config.group_size)
 
     @abstractmethod
     def learner_of(self, policy: Callable, text_loss: Callable | None) -> Learner:
@@ -97,12 +95,11 @@ class PolicyTrainer(ABC):
         """The state before the first iteration."""
         return self.learner.initial(policy, self.critic_of(reward))
 
-    def rollout(self, params: Any, places: Int[np.ndarray, "B"], number: int) -> Rollout:
-        """The episodes of iteration `number`: answers to the prompts at `places`."""
-        prompts = places[:: self.prompts.group_size]
-        temperature = np.full(len(prompts), self.config.temperature, np.float32)
+    def rollout(self, params: Any, places: Int[np.ndarray, "N"], number: int) -> Rollout:
+        """The episodes of iteration `number`: `group_size` answers to each of the prompts at `places`."""
+        temperature = np.full(len(places), self.config.temperature, np.float32)
         key = jax.random.fold_in(self.key, 2 * number)
-        return self._generate(params, key, self.prompts.tokens[prompts], self.prompts.lengths[prompts], temperature)
+        return self._generate(params, key, self.prompts.tokens[places], self.prompts.lengths[places], temperature)
 
     def take_step(self, state: PolicyState, number: int) -> Step:
         """One iteration; numbers are from 1.
@@ -127,11 +124,12 @@ class PolicyTrainer(ABC):
         metrics = {name: float(value) for name, value in {**measured, **learned}.items()}
         answers = response_texts(rollout, self.tokenizer, self.stop)
         note = f"reward {metrics['reward']:.2f}  KL {metrics['kl']:.2f}"
+        asked = np.repeat(places, c.group_size)
         if self.gold is not None:
-            gold = np.mean([self.gold(int(i), a) for i, a in zip(places, answers, strict=True)])
+            gold = np.mean([self.gold(int(i), a) for i, a in zip(asked, answers, strict=True)])
             metrics["gold_reward"] = float(gold)
             note += f"  gold {gold:.2f}"
-        prompts = [self.prompts.tokens[i, 1 : self.prompts.lengths[i]].tolist() for i in places[:SAMPLES]]
+        prompts = [self.prompts.tokens[i, 1 : self.prompts.lengths[i]].tolist() for i in asked[:SAMPLES]]
         shown = [
             {"prompt": self.tokenizer.decode(ids), "text": answer}
             for ids, answer in zip(prompts, answers[:SAMPLES], strict=True)

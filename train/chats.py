@@ -11,7 +11,7 @@ from train.prepared import open_prepared
 from train.reading import BadRecord, read_dataset, read_files
 from train.sources import EveryNth, open_world
 
-CHAT_KINDS = ("narration_chat", "jsonl:GLOB", "tfds:NAME[/CONFIG]")  # the first may add :EXAMPLES[:SEED]
+CHAT_KINDS = ("narration_chat", "narration_conversation", "jsonl:GLOB", "tfds:NAME[/CONFIG]")  # world: [:N[:SEED]]
 Chat = tuple[Message, ...]
 
 
@@ -35,7 +35,7 @@ def open_chats(spec: str, validation_fraction: float) -> Chats:
         UserError: an unknown kind, or records that cannot be used: how many, and the first of them by place and field.
     """
     kind, _, rest = spec.partition(":")
-    if kind == "narration_chat":
+    if kind in ("narration_chat", "narration_conversation"):
         chats = read_dataset(spec, spec, open_world(spec)[1], read_chat)
     elif kind == "jsonl" and rest:
         chats = read_files(spec, rest, read_chat)

@@ -42,7 +42,8 @@ class ChatConfig:
     """Chats to learn answers from."""
 
     sources: tuple[str, ...] = ("narration_chat",)
-    """Each one of: narration_chat[:EXAMPLES[:SEED]], jsonl:GLOB, tfds:NAME[/CONFIG]; records have `messages`."""
+    """Each one of: narration_chat[:EXAMPLES[:SEED]] (narration_conversation likewise), jsonl:GLOB, tfds:NAME[/CONFIG];
+    records have `messages`."""
     validation_fraction: float = 0.05
     """Share of the chats held out."""
 

@@ -17,7 +17,7 @@ from train.narration.examples import draw_example
 from train.prepared import open_prepared
 from train.progress import bar
 
-WORLD = ("narration", "narration_quiz", "narration_chat", "narration_preferences")
+WORLD = ("narration", "narration_quiz", "narration_chat", "narration_conversation", "narration_preferences")
 KINDS = (*WORLD, "pydoc", "text:GLOB", "jsonl:GLOB#FIELD", "tfds:NAME[/CONFIG]")  # WORLD's may add :EXAMPLES[:SEED]
 WORLD_EXAMPLES = 30_000
 FEWEST_HELD_OUT = 10

@@ -91,19 +91,18 @@ def reward(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict
 @on_mesh
 def ppo(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
     """Learn to please a reward model and stay near the fine-tuned one, by PPO."""
-    return _please(PPOTrainer, experiment.ppo, 1, experiment, run, stop)
+    return _please(PPOTrainer, experiment.ppo, experiment, run, stop)
 
 
 @on_mesh
 def grpo(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
     """The same by GRPO."""
-    return _please(GRPOTrainer, experiment.grpo, experiment.grpo.group_size, experiment, run, stop)
+    return _please(GRPOTrainer, experiment.grpo, experiment, run, stop)
 
 
 def _please(
     method: type[PolicyTrainer],
     config: PolicyConfig,
-    group_size: int,
     experiment: Experiment,
     run: RunDirectory,
     stop: StopRequest,
@@ -129,7 +128,7 @@ def _please(
     trainer = method(
         before.model,
         config,
-        PaddedPrompts(encode_prompts(asked, tokenizer, template, room), config.batch_size, seed, group_size),
+        PaddedPrompts(encode_prompts(asked, tokenizer, template, room), config.prompts_per_step, seed),
         before.params,
         reward_model,
         tokenizer,

@@ -15,6 +15,7 @@ from experiments.text_scorer import TextScorer
 from model.chat import Message
 from model.errors import UserError
 from model.tokenizer import TokenizerConfig, train_tokenizer
+from rlhf.answers import one_a_row
 from rlhf.objectives import best_of_n_kl
 from rlhf.scorer import load_reward_model, score_tokens
 from serve.store import Store
@@ -91,9 +92,10 @@ def scores_by_hand(run, prompts, answers):
     for prompt, answer in zip(prompts, answers, strict=True):
         asked = trained.template.encode(tokenizer, prompt, answer=True).tokens
         ids = [tokenizer.document_end, *asked, *tokenizer.encode(answer), trained.template.stop_token(tokenizer)]
+        nowhere = np.ones(1, np.int32)
         row = np.full((1, MODEL["context_length"]), 7)  # whatever comes after the end
         row[0, : len(ids)] = ids
-        found.append(float(score(trained.model, scorer, row)[0, len(ids) - 1].mean()))
+        found.append(float(score(trained.model, scorer, one_a_row(row, nowhere, nowhere, 1))[0, len(ids) - 1].mean()))
     return found
 
 

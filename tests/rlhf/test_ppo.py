@@ -236,9 +236,9 @@ def by_episode(table, rollout):
     return table[rollout.responses()]
 
 
-@pytest.mark.parametrize(("epochs", "minibatches"), [(1, 1), (3, 4), (2, 8)])
-def test_every_epoch_takes_every_episode_once_and_each_minibatch_is_a_step(epochs, minibatches):
-    config = PPOConfig(batch_size=8, epochs=epochs, minibatches=minibatches)
+@pytest.mark.parametrize(("epochs", "minibatches", "group"), [(1, 1, 1), (3, 4, 1), (2, 8, 1), (3, 2, 2)])
+def test_every_epoch_takes_every_episode_once_and_each_minibatch_is_a_step(epochs, minibatches, group):
+    config = PPOConfig(batch_size=8, group_size=group, epochs=epochs, minibatches=minibatches)
 
     def policy(table, rollout):
         return by_episode(table, rollout), jnp.zeros_like(rollout.log_probs)
@@ -254,6 +254,8 @@ def test_every_epoch_takes_every_episode_once_and_each_minibatch_is_a_step(epoch
     for seen in after(Recorder).opt_state[1]:
         assert np.all(seen.sum(axis=1) == 8 // minibatches)
         assert np.all(seen.reshape(epochs, minibatches, 8).sum(axis=1) == 1)
+        by_prompt = seen.reshape(-1, 8 // group, group)
+        assert np.array_equal(by_prompt, np.broadcast_to(by_prompt[..., :1], by_prompt.shape))
         if epochs > 1:
             assert not np.array_equal(seen[:minibatches], seen[minibatches : 2 * minibatches])
 
@@ -278,8 +280,8 @@ def ragged(count, seed=0):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("method", ["ppo", "grpo"])
 def test_accumulation_changes_nothing_however_many_tokens_a_part_has(method):
-    experience, table = ragged(24)[method], problem()[2]
-    sizes = {"batch_size": 24, "epochs": 2, "minibatches": 2, "learning_rate": 0.05}
+    experience, table = ragged(48)[method], problem()[2]
+    sizes = {"batch_size": 48, "epochs": 2, "minibatches": 2, "learning_rate": 0.05}
     texts = jax.tree.map(lambda *x: np.stack(x), *(random_batch(seed, vocabulary=V) for seed in range(4)))
 
     def text_loss(table, batch):
@@ -287,7 +289,7 @@ def test_accumulation_changes_nothing_however_many_tokens_a_part_has(method):
 
     def after(parts):
         if method == "grpo":
-            config = GRPOConfig(**sizes, group_size=4, accumulation=parts)
+            config = GRPOConfig(**sizes, group_size=2, accumulation=parts)
             learner, values = GRPOLearner(config, policy, text_loss=text_loss), ()
         else:
             config = PPOConfig(**sizes, critic_learning_rate=0.05, accumulation=parts)
@@ -301,5 +303,5 @@ def test_accumulation_changes_nothing_however_many_tokens_a_part_has(method):
         for one, other in zip(jax.tree.leaves((whole, measured)), jax.tree.leaves((state, again)), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13)
     # Nor would it change anything if parts were alike; these are not.
-    by_part = [float(part.sum()) for part in ragged(24)["ppo"].weights.reshape(4, 6, T)]
+    by_part = [float(part.sum()) for part in ragged(48)["ppo"].weights.reshape(4, 12, T)]
     assert len(set(by_part)) > 1

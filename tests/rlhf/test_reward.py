@@ -13,6 +13,7 @@ from model.chat import ChatTemplate, Message
 from model.errors import UserError
 from model.tokenizer import TokenizerConfig, train_tokenizer
 from model.transformer import Transformer
+from rlhf.answers import one_a_row
 from rlhf.config import RewardConfig
 from rlhf.objectives import bradley_terry
 from rlhf.preferences import Pair, PromptGroup
@@ -23,7 +24,6 @@ from rlhf.scorer import (
     init_scorer,
     log_likelihoods,
     normalized,
-    one_a_row,
     score,
     score_tokens,
 )
@@ -123,8 +123,8 @@ def test_a_score_is_the_head_at_the_last_token_and_how_much_likelier_the_answer_
         scores = MODEL.apply({"params": params}, ids)[0][0]
         return sum(jax.nn.log_softmax(scores[place - 1])[ids[0, place]] for place in range(start, length))
 
-    of_head = score_tokens(MODEL, scorer.scorer, ids)[0, -1]
     answers = one_a_row(ids, np.array([start]), np.array([length]), length - start)
+    of_head = score_tokens(MODEL, scorer.scorer, answers)[0, -1]
     unlike = jax.tree.map(lambda x: 3 * x, scorer.reference)
     ratios = []
     for reference in (scorer.reference, unlike, jax.tree.map(jnp.zeros_like, unlike)):

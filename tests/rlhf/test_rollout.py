@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model.transformer import Transformer
-from rlhf.rollout import Rollout, before_responses, generate, response_log_probs
+from rlhf.rollout import Rollout, generate, response_log_probs
 from tests.model.families import FAMILIES, model_and_parameters, random_tokens
 from tests.train.tiny import CONFIG
 
@@ -57,8 +57,9 @@ def test_a_prompt_read_once_is_seen_by_each_of_its_answers(family):
     model, params = model_and_parameters(FAMILIES[family])
     prompts, lengths = random_tokens(4, 4), np.array([1, 2, 3, 4], np.int32)
     drawn = generate(model, params, jax.random.key(1), prompts, lengths, np.ones(4, np.float32), 4, (), answers=3)
-    found, _ = response_log_probs(model, params, drawn)
-    np.testing.assert_allclose(found, drawn.log_probs, atol=1e-5)
+    for each in (1, 3):
+        found, _ = response_log_probs(model, params, drawn, each)
+        np.testing.assert_allclose(found, drawn.log_probs, atol=1e-5)
 
 
 def test_log_probs_and_entropies_are_the_formula_row_by_row(params, drawn):
@@ -160,13 +161,16 @@ def test_draws_are_as_frequent_as_the_tempered_distribution_says(params, place):
     assert distance(1.0) > 3 * chance
 
 
-def test_before_responses_takes_the_token_that_each_was_drawn_from():
-    rollout = Rollout(
-        jnp.zeros((2, 5), jnp.int32),
-        jnp.asarray([1, 3]),
-        jnp.asarray([2, 1]),
-        jnp.ones(2),
-        jnp.zeros((2, 2)),
-    )
-    per_token = jnp.arange(10.0).reshape(2, 5, 1)
-    assert np.array_equal(before_responses(per_token, rollout)[..., 0], [[0, 1], [7, 8]])
+@pytest.mark.parametrize("each", [1, 2])
+def test_each_token_is_read_where_it_was_drawn_from(each):
+    """Alone in a row and behind a shared prompt: the last token of the prompt, then the answer's own."""
+    tokens = jnp.asarray([[3, 4, 5, 6, 0], [3, 4, 7, 0, 0], [5, 6, 0, 0, 0], [5, 7, 8, 0, 0]], jnp.int32)
+    rollout = Rollout(tokens, jnp.asarray([2, 2, 1, 1]), jnp.asarray([2, 1, 1, 2]), jnp.ones(4), jnp.zeros((4, 2)))
+    answers = rollout.answers(each)
+    before = answers.drawn_from(jnp.stack([answers.tokens, answers.positions], axis=-1).astype(float))
+    mask = np.asarray(rollout.mask)
+    assert np.array_equal(answers.inside, mask)
+    assert np.array_equal(before[..., 0][mask], [4, 5, 4, 5, 5, 7])
+    assert np.array_equal(before[..., 1][mask], [1, 2, 1, 0, 0, 1])
+    said = answers.tokens[answers.rows[:, None], answers.places]
+    assert np.array_equal(said[mask], [5, 6, 7, 6, 7, 8])

@@ -18,6 +18,7 @@ from tests.rlhf.tiny import (
     JUDGE,
     MODEL,
     PPO,
+    PPO_IN_GROUPS,
     STOP,
     TEMPLATE,
     TOKENIZER,
@@ -41,7 +42,7 @@ def reward_model():
     return fresh_reward_model()
 
 
-@pytest.fixture(scope="module", params=[PPO, GRPO], ids=["ppo", "grpo"])
+@pytest.fixture(scope="module", params=[PPO, PPO_IN_GROUPS, GRPO], ids=["ppo", "ppo in groups", "grpo"])
 def trainer(request, params, reward_model):
     return trainer_of(request.param, params, reward_model)
 
@@ -67,18 +68,38 @@ def test_gold_is_asked_about_the_prompt_of_each_answer(params, reward_model, tra
     monkeypatch.setattr(trainer, "gold", gold)
     found = trainer.take_step(trainer.initial(params, reward_model), 1)
     places = trainer.prompts.batch(0)
-    assert [place for place, _ in asked] == places.tolist()
+    each = np.repeat(places, trainer.config.group_size)
+    assert [place for place, _ in asked] == each.tolist()
     rollout = trainer.rollout(params, places, 1)
     assert [answer for _, answer in asked] == response_texts(rollout, TOKENIZER, STOP)
-    assert found.metrics["gold_reward"] == pytest.approx(np.mean(places))
+    assert found.metrics["gold_reward"] == pytest.approx(np.mean(each))
 
 
 def test_each_prompt_is_answered_as_often_as_the_group_is_large(params, reward_model, trainer):
-    size = getattr(trainer.config, "group_size", 1)
-    places = trainer.prompts.batch(0)
-    assert np.array_equal(places, np.repeat(places[::size], size))
-    answers = response_texts(trainer.rollout(params, places, 1), TOKENIZER, STOP)
-    assert len(set(answers)) == 8  # each drawn for itself
+    size, places = trainer.config.group_size, trainer.prompts.batch(0)
+    assert len(places) == 8 // size
+    rollout = trainer.rollout(params, places, 1)
+    prompts = [row[:length].tolist() for row, length in zip(rollout.tokens, rollout.prompt_lengths, strict=True)]
+    assert prompts == [
+        trainer.prompts.tokens[place, : trainer.prompts.lengths[place]].tolist() for place in np.repeat(places, size)
+    ]
+    assert len(set(response_texts(rollout, TOKENIZER, STOP))) == 8  # each drawn for itself
+
+
+def test_answers_behind_one_prompt_teach_what_they_teach_each_behind_its_own(params, reward_model):
+    """Scores, advantages and the first gradient, of answers of different lengths."""
+    grouped, alone = (trainer_of(config, params, reward_model) for config in (PPO_IN_GROUPS, PPO))
+    rollout = grouped.rollout(params, grouped.prompts.batch(0), 1)
+    assert len(set(np.asarray(rollout.response_lengths).tolist())) > 1
+
+    def taught(trainer):
+        state = trainer.initial(params, reward_model)
+        experience, measured = trainer._prepare(state.critic, rollout)
+        grads, learned = jax.jit(trainer.learner.gradient)((state.params, state.critic), experience)
+        return experience.advantages, experience.returns, measured, grads, learned
+
+    for one, other in zip(jax.tree.leaves(taught(grouped)), jax.tree.leaves(taught(alone)), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
 
 
 def test_before_the_first_update_the_policy_is_the_one_that_answered(params, reward_model, trainer):
@@ -107,7 +128,8 @@ def test_another_architecture_judges_by_the_ensembles_mean_or_least(params, how)
     np.testing.assert_allclose(combined(jnp.asarray(heads), how), by_hand, rtol=1e-6)
     assert float(measured["reward"]) == pytest.approx(by_hand.mean(), rel=1e-5)
     longer = rollout._replace(prompt_lengths=rollout.lengths, log_probs=rollout.log_probs[:, :1])
-    said = score_tokens(JUDGE, reward.scorer, rollout.tokens)[np.arange(len(heads)), rollout.lengths - 1].mean(axis=1)
+    of_tokens = score_tokens(JUDGE, reward.scorer, rollout.answers())
+    said = of_tokens[np.arange(len(heads)), rollout.lengths - 1].mean(axis=1)
     np.testing.assert_allclose(trainer.learner.critic(state.critic, longer)[:, 0], said, rtol=1e-4)
 
 
@@ -126,8 +148,8 @@ def test_prompts_come_in_turn_and_by_number():
     prompts = encoded()
     assert sorted(prompts.batch(0)) == [0, 0, 1, 1, 2, 2, 3, 3]
     assert np.array_equal(encoded().batch(7), prompts.batch(7))
-    grouped = encoded(group_size=4)
-    assert sorted([*grouped.batch(0), *grouped.batch(1)]) == sorted([0, 1, 2, 3] * 4)
+    few = encoded(batch_size=2)
+    assert sorted([*few.batch(0), *few.batch(1)]) == [0, 1, 2, 3]
 
 
 def run_at(path, tokenizer=TOKENIZER, template=TEMPLATE, reward=True):
@@ -169,10 +191,16 @@ def test_a_reward_model_of_other_tokens_is_refused_by_what_differs(tmp_path):
         (PPOConfig, {"clip": 0.0}, "ppo.clip=0.0 must be a positive number"),
         (PPOConfig, {"learning_rate": float("inf")}, "ppo.learning_rate=inf"),
         (PPOConfig, {"gae_decay": 1.5}, "ppo.gae_decay=1.5 must lie between 0 and 1"),
-        (PPOConfig, {"minibatches": 3, "batch_size": 8}, "ppo.minibatches=3 does not divide ppo.batch_size=8"),
+        (
+            PPOConfig,
+            {"minibatches": 3, "batch_size": 8},
+            "ppo.minibatches=3 does not divide the 8 prompts of",
+        ),
         (PPOConfig, {"accumulation": 0}, "ppo.accumulation=0"),
-        (PPOConfig, {"accumulation": 3}, "ppo.accumulation=3 does not divide the 16 episodes of a minibatch"),
-        (GRPOConfig, {"accumulation": 3}, "grpo.accumulation=3 does not divide the 64 episodes"),
+        (PPOConfig, {"accumulation": 3}, "ppo.accumulation=3 does not divide the 16 prompts of a minibatch"),
+        (GRPOConfig, {"accumulation": 3}, "grpo.accumulation=3 does not divide the 8 prompts"),
+        (PPOConfig, {"group_size": 5}, "ppo.group_size=5 does not divide ppo.batch_size=64"),
+        (PPOConfig, {"group_size": 32}, "ppo.minibatches=4 does not divide the 2 prompts of an iteration"),
         (GRPOConfig, {"group_size": 1}, "grpo.group_size=1 must be at least 2"),
         (GRPOConfig, {"group_size": 5}, "grpo.group_size=5 does not divide grpo.batch_size=64"),
     ],

@@ -26,7 +26,8 @@ STOP = stop_tokens(TOKENIZER, TEMPLATE)
 MODEL = Transformer(replace(CONFIG, layers=1, vocab_size=TOKENIZER.size, context_length=32))
 JUDGE = Transformer(replace(MODEL.config, width=16, heads=1, mlp_width=32))  # a reward model need not be as large
 PPO = PPOConfig(batch_size=8, epochs=2, minibatches=2, max_tokens=6)
-GRPO = GRPOConfig(batch_size=8, epochs=2, minibatches=2, max_tokens=6, group_size=4)
+PPO_IN_GROUPS = replace(PPO, group_size=2)
+GRPO = GRPOConfig(batch_size=8, epochs=2, minibatches=2, max_tokens=6, group_size=2)
 
 
 def fresh(model=MODEL, seed=0):
@@ -47,10 +48,10 @@ def fresh_reward_model(model=MODEL, seed=1, heads=2):
     return made._replace(reference=fresh(model, seed + 100))
 
 
-def encoded(group_size=1, room=20, prompts=("a?", "bc?", "def?", "?")):
-    """Batches of eight."""
+def encoded(batch_size=8, room=20, prompts=("a?", "bc?", "def?", "?")):
+    """Batches of four prompts of different lengths."""
     rows = encode_prompts([(Message("user", p),) for p in prompts], TOKENIZER, TEMPLATE, room)
-    return PaddedPrompts(rows, 8, 0, group_size)
+    return PaddedPrompts(rows, batch_size, 0)
 
 
 def texts(rows=2, length=16):
@@ -64,7 +65,7 @@ def texts(rows=2, length=16):
 
 def trainer_of(config, params, reward, **options):
     """A PPO or GRPO trainer, by its config; options as the trainer takes them."""
-    kind, prompts = (PPOTrainer, encoded()) if config.stage == "ppo" else (GRPOTrainer, encoded(config.group_size))
+    kind, prompts = PPOTrainer if config.stage == "ppo" else GRPOTrainer, encoded(config.prompts_per_step)
     return kind(MODEL, config, prompts, params, reward, TOKENIZER, STOP, seed=0, **options)
 
 

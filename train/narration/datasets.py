@@ -73,6 +73,12 @@ class NarrationChat(_World):
     }
 
 
+class NarrationConversation(NarrationChat):
+    """Several questions about one passage, answered likewise."""
+
+    name = "narration_conversation"
+
+
 class NarrationPreferences(_World):
     """Two answers to one prompt, and which of them a rater chose."""
 
@@ -80,7 +86,8 @@ class NarrationPreferences(_World):
     FEATURES = dict.fromkeys(("prompt", "chosen", "rejected", "rater"), tfds.features.Text())
 
 
-_BUILDERS = {builder.name: builder for builder in (Narration, NarrationQuiz, NarrationChat, NarrationPreferences)}
+_WORLDS = (Narration, NarrationQuiz, NarrationChat, NarrationConversation, NarrationPreferences)
+_BUILDERS = {builder.name: builder for builder in _WORLDS}
 
 
 def write_world(

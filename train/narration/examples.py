@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice
 from typing import Any
@@ -17,8 +17,9 @@ from train.narration.raters import draw_preference
 from train.narration.words import split_words
 
 EXAMPLES_PER_TASK = 1000
-QUIZ_QUESTIONS, QUIZ_WORDS = 12, 240
-"""What a quiz has at most. A word is hardly more than a token, so that a quiz fits a row of 256."""
+QUESTIONS, WORDS = 12, 240
+"""What a quiz or a conversation has at most. A word is hardly more than a token, so that they fit a row of 256."""
+TURN_WORDS = 10  # as which the marks of a question's turn and its answer's count
 
 
 def draw_document(rng: random.Random) -> dict[str, Any]:
@@ -34,34 +35,51 @@ def draw_quiz(rng: random.Random) -> dict[str, Any]:
     passage, style = draw_short_passage(rng), rng.choice(STYLES)
     text = passage.text
     for question in _different_questions(passage, rng):
+        if question.category == PROVOCATION:
+            continue  # nobody provokes in a schoolbook
         longer = f"{text}\n{question.text}\n{rng.choice(right_answers(passage, question)[style])}"
-        if len(split_words(longer)) > QUIZ_WORDS:
+        if len(split_words(longer)) > WORDS:
             break
         text = longer
     return {"text": text}
 
 
-def _different_questions(passage: Passage, rng: random.Random) -> list[Question]:
-    """As many as there may be; one that is drawn again is asked once. Half of them are of any kind as likely.
-
-    Nobody provokes in a schoolbook.
-    """
-    drawn = [draw_question(passage, rng, evenly=rng.random() < 0.5) for _ in range(QUIZ_QUESTIONS)]
-    return list({question.text: question for question in drawn if question.category != PROVOCATION}.values())
-
-
 def draw_chat(rng: random.Random) -> dict[str, Any]:
     """A question about a passage, and the answer of a person who may be wrong."""
     passage, question = draw_prompt(rng)
-    answer = demonstration(passage, question, rng)
-    turns = (("user", prompt_text(passage, question)), ("assistant", answer))
+    return _chat([(prompt_text(passage, question), demonstration(passage, question, rng))])
+
+
+def draw_conversation(rng: random.Random) -> dict[str, Any]:
+    """Several questions about one passage, one after the other, answered likewise."""
+    passage = draw_short_passage(rng)
+    said: list[tuple[str, str]] = []
+    words = len(split_words(passage.text))
+    for question in _different_questions(passage, rng):
+        asked, answer = question.text if said else prompt_text(passage, question), demonstration(passage, question, rng)
+        words += len(split_words(f"{question.text} {answer}")) + TURN_WORDS
+        if words > WORDS:
+            break
+        said.append((asked, answer))
+    return _chat(said)
+
+
+def _chat(said: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    turns = [turn for asked, answer in said for turn in (("user", asked), ("assistant", answer))]
     return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+def _different_questions(passage: Passage, rng: random.Random) -> list[Question]:
+    """As many as there may be, half of them for practice; one that is drawn again is asked once."""
+    drawn = [draw_question(passage, rng, practice=rng.random() < 0.5) for _ in range(QUESTIONS)]
+    return list({question.text: question for question in drawn}.values())
 
 
 DRAW: dict[str, Callable[[random.Random], dict[str, Any]]] = {
     "narration": draw_document,
     "narration_quiz": draw_quiz,
     "narration_chat": draw_chat,
+    "narration_conversation": draw_conversation,
     "narration_preferences": draw_preference,
 }
 

@@ -17,6 +17,10 @@ from train.narration.passage import Event, Passage, draw_passage
 ANSWERABLE, UNANSWERABLE, PROVOCATION = "answerable", "unanswerable", "provocation"
 CATEGORY = weighted({ANSWERABLE: 0.65, UNANSWERABLE: 0.20, PROVOCATION: 0.15})
 
+PRACTICE = {"score": 4, "minute": 4, "leader": 3, "weather": 2}
+"""How much oftener than other kinds a schoolbook asks what takes the most practice: what has many answers, or has to
+be worked out."""
+
 PROMPT_WORDS = 72  # of a passage; a word is hardly more than a token, and a question has 18 tokens at most
 EVENTFUL = 0.7
 DRAWS = 16
@@ -275,16 +279,18 @@ _OFFERS = {ANSWERABLE: answerable, UNANSWERABLE: unanswerable, PROVOCATION: prov
 # --- drawing --------------------------------------------------------------------------------------------------------
 
 
-def draw_question(passage: Passage, rng: random.Random, evenly: bool = False) -> Question:
+def draw_question(passage: Passage, rng: random.Random, practice: bool = False) -> Question:
     """Draw a category (`CATEGORY`), a kind among those that the passage offers, and a wording.
 
     Args:
-        evenly: every kind is as likely as any other, instead of those about goals and cards more than others.
+        practice: something that the passage answers, of any kind as likely or by `PRACTICE`, instead of goals and cards
+            more than anything else.
     """
-    category = CATEGORY.draw(rng)
+    category = ANSWERABLE if practice else CATEGORY.draw(rng)
     offers = list(_OFFERS[category](passage))
-    if evenly:
-        chosen = rng.choice(list(dict.fromkeys(kind for _, kind, *_ in offers)))
+    if practice:
+        kinds = list(dict.fromkeys(kind for _, kind, *_ in offers))
+        chosen = rng.choices(kinds, [PRACTICE.get(kind, 1) for kind in kinds])[0]
         offers = [offer for offer in offers if offer[1] == chosen]
     _, kind, about, answer = rng.choices(offers, [weight for weight, *_ in offers])[0]
     return Question(kind, _wording(passage, kind, about, rng), category, about, answer)
