@@ -19,8 +19,10 @@ from experiments.processes import check_same, end_all, joined
 from model.errors import UserError, unknown
 from train.config import check_rule
 from train.distributed import in_turn, is_first, process_count
+from train.files import paths_of
 from train.mapping import to_mapping
 from train.run_directory import STAGE_NAMES, RunDirectory
+from train.sources import read_world
 
 FOR_SEVERAL = ("pretrain", "sft")  # the other stages hold whole models on one device
 
@@ -85,6 +87,7 @@ def _run(argv: Sequence[str], experiment: Experiment, run: RunDirectory, stages:
     if process_count() > 1:
         check_same({"config": to_mapping(experiment), "stages": stages, "run_dir": str(run.path), **versions()})
     _check_stages(experiment, run, stages)
+    _check_specs(experiment, run, stages)
     with run.lock():
         with in_turn():
             claim(run, experiment)
@@ -213,3 +216,21 @@ def _check_stages(experiment: Experiment, run: RunDirectory, stages: Sequence[st
             )
         if judging := experiment.judge_of(stage):
             RunDirectory(Path(judging)).completed("reward")
+
+
+def _check_specs(experiment: Experiment, run: RunDirectory, stages: Sequence[str]) -> None:
+    """Refuse, before any work, what a later stage could not read.
+
+    Raises:
+        UserError: the world is asked for no examples, or no file matches.
+    """
+    choices = (experiment.reward.source,)
+    read = {"sft": experiment.sft.data.sources, "reward": choices, "dpo": choices}
+    read |= {"ppo": (experiment.ppo.prompts,), "grpo": (experiment.grpo.prompts,)}
+    for stage in stages:
+        for spec in read.get(stage, ()) if run.stage(stage).result is None else ():
+            kind, _, rest = spec.partition(":")
+            if kind.startswith("narration"):
+                read_world(spec)
+            elif kind == "jsonl":
+                paths_of(spec, rest)

@@ -121,6 +121,22 @@ def test_another_runs_reward_model_judges_if_it_reads_the_same_tokens(folder):
         judge_for(policy, RunDirectory(folder / "runs/other"))
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ("--reward.source", "narration_answers:0"),
+            "'narration_answers:0': narration_answers needs at least 1 example",
+        ),
+        (("--ppo.prompts", "narration_chat:many"), "write narration_chat[:EXAMPLES[:SEED]]"),
+        (("--sft.data.sources", "jsonl:chat.jsonl"), "no file matches 'chat.jsonl'"),
+    ],
+)
+def test_what_a_later_stage_cannot_read_is_refused_before_any_work(folder, words, told):
+    assert told in run(folder, "--run-dir", "runs/none", "--stages", "pretrain,sft,reward,ppo", *words)
+    assert not (folder / "runs/none").exists()
+
+
 @pytest.mark.usefixtures("learned")
 def test_a_checkpoint_of_another_architecture_is_refused_by_field(folder):
     assert "model.width: 16 there, 32 now" in run(folder, "--model.width", "32", "--stages", "ppo")
