@@ -124,14 +124,14 @@ class PolicyTrainer(ABC):
         metrics = {name: float(value) for name, value in {**measured, **learned}.items()}
         answers = response_texts(rollout, self.tokenizer, self.stop)
         note = f"reward {metrics['reward']:.2f}  KL {metrics['kl']:.2f}"
-        asked = np.repeat(places, c.group_size)
         if self.gold is not None:
+            asked = np.repeat(places, c.group_size)
             gold = np.mean([self.gold(int(i), a) for i, a in zip(asked, answers, strict=True)])
             metrics["gold_reward"] = float(gold)
             note += f"  gold {gold:.2f}"
-        prompts = [self.prompts.tokens[i, 1 : self.prompts.lengths[i]].tolist() for i in asked[:SAMPLES]]
+        prompts = [self.prompts.tokens[i, 1 : self.prompts.lengths[i]].tolist() for i in places[:SAMPLES]]
         shown = [
             {"prompt": self.tokenizer.decode(ids), "text": answer}
-            for ids, answer in zip(prompts, answers[:SAMPLES], strict=True)
+            for ids, answer in zip(prompts, answers[:: c.group_size], strict=False)
         ]
         return Step(state, metrics, {"episodes": shown}, note)
