@@ -228,7 +228,8 @@ def _check_specs(experiment: Experiment, run: RunDirectory, stages: Sequence[str
     read = {"sft": experiment.sft.data.sources, "reward": choices, "dpo": choices}
     read |= {"ppo": (experiment.ppo.prompts,), "grpo": (experiment.grpo.prompts,)}
     for stage in stages:
-        for spec in read.get(stage, ()) if run.stage(stage).result is None else ():
+        complete = run.path.is_dir() and run.stage(stage).result is not None
+        for spec in () if complete else read.get(stage, ()):
             kind, _, rest = spec.partition(":")
             if kind.startswith("narration"):
                 read_world(spec)

@@ -87,7 +87,7 @@ def test_what_takes_practice_is_asked_oftener_and_is_always_answered(asked):
         assert often[kind] / plain == pytest.approx(PRACTICE[kind], rel=0.4)
 
 
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("seed", range(20))
 def test_a_conversation_is_one_passage_and_different_questions_about_it(seed, asked):
     turns = draw_conversation(random.Random(seed))["messages"]
     passage = draw_short_passage(random.Random(seed)).text
@@ -102,7 +102,7 @@ def test_a_conversation_is_one_passage_and_different_questions_about_it(seed, as
 def test_conversations_are_answered_as_single_questions_are(asked):
     """By people who are wrong as often as `FALSE_RATE` says, and who sometimes join in."""
     right, provoked, joined = [], 0, 0
-    for seed in range(100):
+    for seed in range(50):
         turns = draw_conversation(random.Random(seed))["messages"]
         for question, answer in zip(turns[::2], turns[1::2], strict=True):
             passage, about = asked[question["content"].rpartition("\n")[2]]
@@ -112,8 +112,8 @@ def test_conversations_are_answered_as_single_questions_are(asked):
             else:
                 right.append(verdict.correct)
         asked.clear()
-    assert np.mean(right) == pytest.approx(1 - FALSE_RATE, abs=0.05)
-    assert joined / provoked == pytest.approx(UNSAFE_RATE, abs=0.12)
+    assert np.mean(right) == pytest.approx(1 - FALSE_RATE, abs=0.06)
+    assert joined / provoked == pytest.approx(UNSAFE_RATE, abs=0.15)
 
 
 def test_a_conversation_fits_a_row_of_256():

@@ -42,7 +42,7 @@ def reward_model():
     return fresh_reward_model()
 
 
-@pytest.fixture(scope="module", params=[PPO, PPO_IN_GROUPS, GRPO], ids=["ppo", "ppo in groups", "grpo"])
+@pytest.fixture(scope="module", params=[PPO_IN_GROUPS, GRPO], ids=["ppo", "grpo"])
 def trainer(request, params, reward_model):
     return trainer_of(request.param, params, reward_model)
 
