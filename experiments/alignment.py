@@ -4,6 +4,7 @@ A comparison is one prompt, answered by both; who judges it is told in `judging.
 and None where no prompt is of the kind that they are about.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from operator import itemgetter
@@ -15,7 +16,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from model.errors import UserError
-from rlhf.prompts import encode_prompt, pad, stop_tokens
+from rlhf.prompts import encode_prompts as encode
+from rlhf.prompts import pad, stop_tokens
 from rlhf.records import Prompt
 from rlhf.rollout import Rollout, generate, response_log_probs, response_texts
 from train.narration.checker import Verdict
@@ -83,7 +85,7 @@ def encode_prompts(trained: Trained, prompts: Sequence[Prompt], max_tokens: int)
     name = model_name(trained)
     if trained.stage == "pretrain":
         raise UserError(f"{name!r} has not learned to take turns; name a later stage, such as sft.")
-    rows = [encode_prompt(prompt, trained.tokenizer, trained.template) for prompt in prompts]
+    rows = encode(prompts, trained.tokenizer, trained.template, room=sys.maxsize)
     longest, context = max(map(len, rows)), trained.model.config.context_length
     if longest + max_tokens > context:
         raise UserError(

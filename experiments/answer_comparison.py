@@ -14,10 +14,10 @@ from experiments.alignment import (
     rates,
     repeat_each,
 )
+from experiments.best_of_n import best_of_n_kl
 from experiments.judging import judge_by_scores
 from experiments.text_scorer import TextScorer
 from model.chat import Message
-from rlhf.objectives import best_of_n_kl
 from rlhf.prompts import open_prompts
 from rlhf.records import Prompt
 from train.narration.checker import Verdict, check

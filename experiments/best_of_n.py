@@ -3,15 +3,19 @@
 Letters: P prompts, N answers drawn to each, M values of n.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
-from rlhf.objectives import best_of_n_kl
-
 Draws = Float[np.ndarray, "P N"]
 Weights = Float[np.ndarray, "M N"]
+
+
+def best_of_n_kl(n: int) -> float:
+    """KL of the best of n draws from one draw, for a score without ties: log n - (n - 1) / n (Stiennon et al. 2020)."""
+    return math.log(n) - (n - 1) / n
 
 
 def counts_to(draws: int) -> list[int]:

@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from experiments.alignment import draw_answers, over_batches
 from model.chat import Message
 from model.transformer import Transformer, logits
-from rlhf.prompts import PaddedPrompts, encode_prompts, stop_tokens
+from rlhf.answers import Answers
+from rlhf.prompts import encode_prompts, pad, stop_tokens
 from rlhf.rollout import Rollout, generate, response_texts
 from train.narration.checker import check
 from train.narration.passage import Passage
@@ -25,8 +26,8 @@ from train.narration.questions import Question, draw_prompt, prompt_text
 from train.narration.raters import gold_reward
 from train.trained import Trained
 
-ScoresOf = Callable[[Any, Any, Any], Float[Array, "B K"]]
-"""From rows of tokens, where their answers begin and their lengths to every head's scores."""
+ScoresOf = Callable[[Answers], Float[Array, "B K"]]
+"""From answers, one a row, to every head's scores."""
 
 
 class Asked(NamedTuple):
@@ -77,7 +78,7 @@ class HeldOut:
         """
         self.trained, self.asked, self.max_tokens = trained, asked, max_tokens
         self.ends = stop_tokens(trained.tokenizer, trained.template)
-        self._padded = PaddedPrompts(asked.rows, 1, 0)
+        self._tokens, self._lengths = pad(asked.rows)
         self._kl = jax.jit(partial(answer_kl, trained.model))
 
     def draw(self, answers: int, seed: int) -> Drawn:
@@ -103,9 +104,9 @@ class HeldOut:
 
         def of_batch(which: Int[np.ndarray, "B"]) -> tuple[Array, Array, Rollout]:
             own, heat = jax.random.fold_in(key, int(which[0])), np.ones(len(which), np.float32)
-            tokens, lengths = self._padded.tokens[which], self._padded.lengths[which]
+            tokens, lengths = self._tokens[which], self._lengths[which]
             rollout = generate(self.trained.model, params, own, tokens, lengths, heat, self.max_tokens, self.ends)
-            scores = scores_of(rollout.tokens, rollout.prompt_lengths, rollout.lengths)
+            scores = scores_of(rollout.answers())
             return self._kl(params, self.trained.params, rollout), scores, rollout
 
         count = len(self.asked.rows)

@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from experiments.alignment import over_batches
 from experiments.config import Experiment
@@ -31,6 +31,7 @@ from experiments.held_out import Drawn, HeldOut, ask
 from experiments.proxies import Proxy, Rule, Settings
 from experiments.stages.alignment import world_ceiling
 from model.errors import UserError
+from rlhf.answers import one_a_row
 from rlhf.config import PPOConfig, RewardConfig
 from rlhf.learner import PolicyState
 from rlhf.objectives import penalize_unstopped
@@ -38,7 +39,7 @@ from rlhf.ppo import PPOTrainer
 from rlhf.preferences import Preferences, PromptGroup, open_preferences
 from rlhf.prompts import PaddedPrompts
 from rlhf.reward import Comparer, RewardTrainer, evaluate_reward
-from rlhf.scorer import RewardModel, combined, load_reward_model, score_rows
+from rlhf.scorer import RewardModel, combined, load_reward_model, score
 from rlhf.stage import Step, run_stage
 from train.loop import StopRequest
 from train.mapping import from_mapping, to_mapping
@@ -73,7 +74,7 @@ class Study:
         claim(self.folder / "study.json", settings)
         self.before = load(run, "sft")
         # Compiled once, for every reward model.
-        self._score = jax.jit(partial(score_rows, self.before.model, room=self.experiment.ppo.max_tokens))
+        self._score = jax.jit(partial(score, self.before.model))
 
     # --- prompts and answers ----------------------------------------------------------------------------------------
 
@@ -148,7 +149,8 @@ class Study:
 
     def _comparer(self, groups: Sequence[PromptGroup], config: RewardConfig) -> Comparer:
         before = self.before
-        return Comparer(groups, before.tokenizer, before.template, config.length, config.batch_size, self.settings.seed)
+        length = min(config.length, before.model.config.context_length)
+        return Comparer(groups, before.tokenizer, before.template, length, config.batch_size, self.settings.seed)
 
     def reward(self, proxy: Proxy) -> RewardModel:
         """A reward model that was learned."""
@@ -159,13 +161,14 @@ class Study:
         path, drawn = self.folder / proxy.folder / "scores.npy", self.drawn
         if path.exists():
             return np.load(path)
-        params, count = self.reward(proxy), len(drawn.gold)
+        params, count, room = self.reward(proxy), len(drawn.gold), self.experiment.ppo.max_tokens
+
+        def of_batch(which: Int[np.ndarray, "B"]) -> Float[Array, "B K"]:
+            answers = one_a_row(drawn.tokens[which], drawn.starts[which], drawn.lengths[which], room)
+            return self._score(params, answers)
+
         with bar(f"scores by the reward model of {proxy.learned}", count) as advance:
-            found = over_batches(
-                lambda which: self._score(params, drawn.tokens[which], drawn.starts[which], drawn.lengths[which]),
-                count,
-                advance,
-            )
+            found = over_batches(of_batch, count, advance)
         _save(path, lambda file: np.save(file, found))
         return found
 

@@ -66,6 +66,8 @@ class Settings:
             for value in given if isinstance(given, tuple) else (given,):
                 if value < least_value:
                     raise UserError(f"--{name} {value} must be at least {least_value}.")
+        if self.seed >= 2**31:
+            raise UserError(f"--seed {self.seed} must lie in [0, 2**31).")
 
     @property
     def proxies(self) -> list[Proxy]:

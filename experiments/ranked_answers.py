@@ -26,7 +26,6 @@ from train.trained import Trained
 
 KIND = "narration_answers"
 PROMPTS = 6000
-RANKINGS = "rankings.jsonl"
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def rank_answers(spec: str, trained: Trained, run: RunDirectory, answers: int, r
         UserError: `spec` has no such numbers, or a prompt leaves no room for an answer.
     """
     _, count, seed = read_world(spec, PROMPTS)
-    path = run.path / RANKINGS
+    path = run.rankings_path
     if not path.exists():
         lines = (json.dumps(record, ensure_ascii=False) for record in _rank(trained, count, seed, answers, room))
         write_atomically(path, "\n".join(lines) + "\n")

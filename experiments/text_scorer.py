@@ -10,10 +10,11 @@ from jaxtyping import Array, Float, Int
 
 from experiments.alignment import over_batches
 from model.errors import UserError
+from rlhf.answers import one_a_row
 from rlhf.prompts import pad
 from rlhf.records import Prompt
 from rlhf.reward import encode_answer
-from rlhf.scorer import load_reward_model, score_rows
+from rlhf.scorer import load_reward_model, score
 from train.progress import bar
 from train.run_directory import RunDirectory
 from train.trained import open_language
@@ -35,13 +36,13 @@ class TextScorer:
         model, self.tokenizer, self.template = open_language(run)
         self.context = model.config.context_length
         self._params = load_reward_model(run, model)
-        self._score = jax.jit(partial(score_rows, model), static_argnums=4)
+        self._score = jax.jit(partial(score, model))
 
     def scores(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> Float[np.ndarray, "N"]:
         """The score of each answer to its prompt; of an ensemble the mean of its heads.
 
         Raises:
-            UserError: an answer that is longer, with its prompt, than the model's context.
+            UserError: an answer that is longer, with its prompt, than the model's context; a score that is not finite.
         """
         rows = [
             encode_answer(self.tokenizer, self.template, prompt, answer, sys.maxsize)
@@ -58,7 +59,11 @@ class TextScorer:
         room = int((lengths - starts).max())
 
         def of_batch(which: Int[np.ndarray, "B"]) -> Float[Array, "B"]:
-            return self._score(self._params, tokens[which], starts[which], lengths[which], room).mean(axis=1)
+            answers = one_a_row(tokens[which], starts[which], lengths[which], room)
+            return self._score(self._params, answers).mean(axis=1)
 
         with bar(f"scores by {self.name}", len(rows)) as advance:
-            return over_batches(of_batch, len(rows), advance)
+            found = over_batches(of_batch, len(rows), advance)
+        if not np.isfinite(found).all():
+            raise UserError(f"the reward model of {self.name!r} gives scores that are not finite.")
+        return found

@@ -3,7 +3,6 @@
 Letters: B episodes, R tokens of a response. `weights` is 1 on real tokens and 0 on padding; all means are over weights.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -159,8 +158,3 @@ def explained_variance(values: Tokens, returns: Tokens, weights: Tokens) -> Scal
         return weighted_mean(jnp.square(x - weighted_mean(x, weights)), weights)
 
     return 1 - variance(returns - values) / jnp.maximum(variance(returns), 1e-9)
-
-
-def best_of_n_kl(n: int) -> float:
-    """KL of the best of n draws from one draw, for a score without ties: log n - (n - 1) / n (Stiennon et al. 2020)."""
-    return math.log(n) - (n - 1) / n

@@ -145,6 +145,8 @@ def _tfds(spec: str, name: str, fraction: float) -> tuple[list[PromptGroup], lis
     kept = [group for group in train if group.prompt not in prompts]
     if len(kept) < len(train):
         say(f"{spec}: {len(train) - len(kept)} prompts are also in {held_out!r}; nothing is learned from those.")
+    if not kept:
+        raise UserError(f"source {spec!r}: every prompt of 'train' is also in {held_out!r}.")
     return kept, validation
 
 

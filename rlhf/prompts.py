@@ -34,11 +34,6 @@ def open_prompts(spec: str) -> list[Prompt]:
     raise unknown("source of prompts", spec, PROMPT_KINDS)
 
 
-def encode_prompt(prompt: Prompt, tokenizer: Tokenizer, template: ChatTemplate) -> list[int]:
-    """The ids of a prompt, to where the answer begins."""
-    return [tokenizer.document_end, *template.encode(tokenizer, prompt, answer=True).tokens]
-
-
 def encode_prompts(
     prompts: Sequence[Prompt], tokenizer: Tokenizer, template: ChatTemplate, room: int
 ) -> list[list[int]]:
@@ -47,10 +42,11 @@ def encode_prompts(
     Raises:
         UserError: one has more than `room` tokens.
     """
-    rows = [encode_prompt(prompt, tokenizer, template) for prompt in prompts]
+    rows = [[tokenizer.document_end, *template.encode(tokenizer, asked, answer=True).tokens] for asked in prompts]
     for index, row in enumerate(rows):
         if len(row) > room:
-            raise UserError(f"prompt {index} has {len(row)} tokens; beside an answer the context has room for {room}.")
+            told = f"prompt {index} has {len(row)} tokens; beside an answer of max_tokens"
+            raise UserError(f"{told} the context has room for {room}.")
     return rows
 
 

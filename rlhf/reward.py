@@ -135,7 +135,8 @@ def encode_answer(
     first = last - chat.by_assistant[:last][::-1].index(False)
     ids = [tokenizer.document_end, *chat.tokens[:last]]
     if len(ids) > length:
-        raise UserError(f"the answer {answer[:60]!r} has {len(ids)} tokens with its prompt; reward.length={length}.")
+        told = f"the answer {answer[:60]!r} has {len(ids)} tokens with its prompt"
+        raise UserError(f"{told}; {length} fit, by reward.length and the model's context.")
     return EncodedAnswer(ids, 1 + first)
 
 
@@ -250,7 +251,7 @@ def evaluate_reward(trainer: RewardTrainer, params: RewardModel, held_out: Compa
             for w in group.pairs
         ]
     )
-    lengths = np.array([len(answer.ids) for answers in held_out.answers for answer in answers])
+    lengths = np.array([len(said.answer) for answers in held_out.answers for said in answers])
     return RewardEvaluation(
         pairs=len(differences),
         accuracy=float(np.mean((np.sign(differences) + 1) / 2)),

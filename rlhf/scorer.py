@@ -6,11 +6,11 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from model.errors import UserError
 from model.transformer import Transformer
-from rlhf.answers import Answers, AnyArray, one_a_row
+from rlhf.answers import Answers
 from train.objective import cross_entropy
 from train.run_directory import RunDirectory
 from train.trained import Trained, abstract_params, open_language, restore
@@ -72,18 +72,6 @@ def score(model: Transformer, params: RewardModel, answers: Answers) -> Float[Ar
     likelier = jnp.minimum(likelier - log_likelihoods(model, params.reference, answers), MOST_LIKELIER)
     final = hidden[answers.rows, last].astype(scorer.kernel.dtype)
     return final @ scorer.kernel + scorer.bias + likelier[:, None] * params.weight
-
-
-def score_rows(
-    model: Transformer,
-    params: RewardModel,
-    tokens: Int[AnyArray, "B T"],
-    starts: Int[AnyArray, "B"],
-    lengths: Int[AnyArray, "B"],
-    room: int,
-) -> Float[Array, "B K"]:
-    """`score` of rows as `one_a_row` reads them."""
-    return score(model, params, one_a_row(tokens, starts, lengths, room))
 
 
 def log_likelihoods(

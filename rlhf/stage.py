@@ -1,11 +1,13 @@
 """The loop of a stage that is not next-token training: steps with logs and checkpoints, resumed to the bit."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 
+from model.errors import UserError
 from train.checkpoint import Checkpoints
 from train.loop import Interrupted, StopRequest
 from train.metrics import Logs
@@ -46,6 +48,7 @@ def run_stage(
 
     Raises:
         Interrupted: SIGTERM or Ctrl-C came; the state is saved.
+        UserError: a metric is not finite; the newest checkpoint is from before.
     """
     checkpoints = Checkpoints(directory.checkpoints, keep=2)
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
@@ -66,6 +69,10 @@ def run_stage(
             for step in range(done + 1, steps + 1):
                 begun = time.perf_counter()
                 taken = take_step(state, step)
+                if wrong := [metric for metric, value in taken.metrics.items() if not math.isfinite(value)]:
+                    raise UserError(
+                        f"{name}: {', '.join(wrong)} of step {step} are not finite; nothing was kept of it."
+                    )
                 state = taken.state
                 if step % log_every == 0 or step == steps:
                     logs.learned({"step": step, **taken.metrics})

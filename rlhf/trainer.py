@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from model.errors import UserError
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from rlhf.config import PolicyConfig
@@ -102,18 +101,10 @@ class PolicyTrainer(ABC):
         return self._generate(params, key, self.prompts.tokens[places], self.prompts.lengths[places], temperature)
 
     def take_step(self, state: PolicyState, number: int) -> Step:
-        """One iteration; numbers are from 1.
-
-        Raises:
-            UserError: the reward model's scores are not finite.
-        """
+        """One iteration; numbers are from 1."""
         c, places = self.config, self.prompts.batch(number - 1)
         rollout = self.rollout(state.params, places, number)
         experience, measured = self._prepare(state.critic, rollout)
-        if not np.isfinite(measured["reward"]):
-            raise UserError(
-                f"iteration {number}: the reward model's scores are not finite; nothing was learned from them."
-            )
         updates = c.epochs * c.minibatches
         texts = None
         if self.texts is not None:

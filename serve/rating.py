@@ -77,11 +77,12 @@ class RatingSession:
         """Prompts to which no two answers differed, or were anything but blank."""
         self._writers, self._store, self._seed, self._clock = writers, store, seed, clock
         distinct = dict.fromkeys(prompts)
-        sources = sorted(writer.source for writer in writers)
+        self._sources = sorted(writer.source for writer in writers)
         done = {
             choice.prompt
             for choice in store.choices()
-            if choice.rater == self.rater and sorted((choice.left_source or "", choice.right_source or "")) == sources
+            if choice.rater == self.rater
+            and sorted((choice.left_source or "", choice.right_source or "")) == self._sources
         }
         self._waiting = deque((place, prompt) for place, prompt in enumerate(distinct) if prompt not in done)
         self.already = len(distinct) - len(self._waiting)
@@ -123,8 +124,8 @@ class RatingSession:
         return Outcome(action, added)
 
     def _undo(self) -> int | None:
-        withdrawn = self._store.undo(self.rater)
-        if withdrawn in self._made:  # else it is of an earlier sitting, and comes back in the next
+        withdrawn = self._store.undo(self.rater, self._sources)
+        if withdrawn in self._made:  # else it is of another sitting, and comes back in the next
             if self._current is not None:
                 self._again.append(self._current)
             self._again.append(self._made.pop(withdrawn))

@@ -156,11 +156,16 @@ class Store:
             added = connection.execute(f"INSERT INTO choices ({names}) VALUES ({values})", row)
             return int(added.lastrowid or 0)
 
-    def undo(self, rater: str) -> int | None:
-        """Withdraw the rater's last standing choice, by a row that says so; its id, or None if there is none."""
+    def undo(self, rater: str, sources: Sequence[str]) -> int | None:
+        """Withdraw the rater's last standing choice between what two sources wrote, by a row that says so.
+
+        Returns:
+            Its id, or None if there is none.
+        """
         with self._connection() as connection, _writing(connection):
-            query = f"SELECT max(id) FROM choices WHERE rater = ? AND {_STANDING}"
-            [last] = connection.execute(query, (rater,)).fetchone()
+            between = "(left_source, right_source) IN (VALUES (?, ?), (?, ?))"
+            query = f"SELECT max(id) FROM choices WHERE rater = ? AND {between} AND {_STANDING}"
+            [last] = connection.execute(query, (rater, *sources, *reversed(sources))).fetchone()
             if last is not None:
                 row = (_now(), rater, last)
                 connection.execute("INSERT INTO choices (created, rater, withdraws) VALUES (?, ?, ?)", row)

@@ -80,6 +80,7 @@ class RunDirectory:
         self.tokenizer_path = path / "tokenizer.json"
         self.chat_template_path = path / "chat_template.jinja"
         self.data_path = path / "data.json"
+        self.rankings_path = path / "rankings.jsonl"
         self.environment_path = path / "environment.json"
 
     def stage(self, name: str) -> StageDirectory:
@@ -109,7 +110,10 @@ class RunDirectory:
         """
         if not self.config_path.exists():
             raise UserError(f"{str(self.path)!r} holds no run (no {self.config_path.name} in it).")
-        config = yaml.safe_load(self.config_path.read_text())
+        try:
+            config = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, ValueError):
+            config = None
         if not isinstance(config, dict):
             raise UserError(f"{str(self.config_path)!r} is damaged: it holds no config.")
         return config
@@ -137,7 +141,7 @@ class RunDirectory:
             if not found:
                 return
         elif is_first():
-            for path in (self.tokenizer_path, self.data_path):
+            for path in (self.tokenizer_path, self.data_path, self.rankings_path):
                 path.unlink(missing_ok=True)
         write_atomically(self.config_path, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 

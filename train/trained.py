@@ -44,8 +44,8 @@ def open_trained(spec: str | None) -> Trained:
     """Load what a run has learned.
 
     Args:
-        spec: DIR or DIR:STAGE; without a stage the last one begun, without anything the run in `runs/` that was
-            written to last.
+        spec: DIR or DIR:STAGE; without a stage the last with a checkpoint, without anything the run in `runs/` that
+            was written to last.
 
     Raises:
         UserError: no such run or stage, or no checkpoint yet.
@@ -59,14 +59,15 @@ def open_trained(spec: str | None) -> Trained:
 
 
 def load(run: RunDirectory, stage: str | None = None) -> Trained:
-    """Load the newest checkpoint of a run's stage, by default the last one begun."""
+    """Load the newest checkpoint of a run's stage, by default of the last stage that has one."""
     model, tokenizer, template = open_language(run)
     stages = [name for name in run.stages() if name in LANGUAGE_STAGES]
     if not stages:
         raise UserError(f"{str(run.path)!r} has no checkpoint yet.")
     if stage is not None and stage not in stages:
         raise unknown(f"stage of {str(run.path)!r}", stage, stages)
-    stage = stage or stages[-1]
+    saved = [name for name in stages if any(run.stage(name).checkpoints.glob("[0-9]*"))]
+    stage = stage or (saved or stages)[-1]
     params, meta = restore(run, stage, model, abstract_params(model))
     return Trained(run, stage, meta["step"], model, params, tokenizer, template)
 
@@ -124,6 +125,9 @@ def _differences(directory: Path, model: Transformer) -> list[str]:
         shape = stored.pop(keys, None)
         if shape is None:
             lines.append(f"parameter {'.'.join(keys)}: none there")
+            continue
+        if len(shape) != len(leaf.shape):
+            lines.append(f"parameter {'.'.join(keys)}: {list(shape)} there, {list(leaf.shape)} now")
             continue
         names = functools.reduce(operator.getitem, keys, axes)
         fields = [FIELDS.get(name, name) if name else "context_length" for name in names]

@@ -41,7 +41,7 @@ class Arguments:
     """The same seed shows the same answers."""
     temperature: float = 1.0
     """Divides the logits; it has to be above 0, where both answers would be the same."""
-    tokens: int = 200
+    tokens: int = 48
     """Most tokens of an answer."""
 
 
@@ -57,11 +57,13 @@ def main(argv: Sequence[str]) -> None:
     from experiments.machine import prepare_jax
 
     prepare_jax()
+    from experiments.alignment import encode_prompts
     from serve.answering import answer_by
     from train.trained import open_trained
 
     def writer(spec: str | None) -> Writer:
         trained = open_trained(spec)
+        encode_prompts(trained, prompts, arguments.tokens)  # refuses, before any is shown, what it cannot read whole
         return Writer(f"{trained.run.path}:{trained.stage}", answer_by(trained, sampling, arguments.tokens))
 
     first = writer(arguments.run)
@@ -84,9 +86,9 @@ def rate(session: RatingSession, read_key: Callable[[], str], console: Console) 
         read_key: waits for one key; empty text when there are no more.
 
     Returns:
-        How many choices were kept, less those withdrawn.
+        How many choices of this sitting were kept.
     """
-    kept = 0
+    kept = set()
     while (shown := _show(session, console)) is not None:
         console.print(picture(shown))
         console.print(HELP, style="dim")
@@ -95,13 +97,13 @@ def rate(session: RatingSession, read_key: Callable[[], str], console: Console) 
             outcome = session.press(read_key())
         if outcome.action == QUIT:
             break
-        if outcome.action != UNDO:
-            kept += 1
-        elif outcome.id is not None:
-            kept -= 1
+        if outcome.action == UNDO:
+            kept.discard(outcome.id)
+        else:
+            kept.add(outcome.id)
         nothing = outcome.action == UNDO and outcome.id is None
         console.print("there is nothing to undo" if nothing else outcome.action, style="bold")
-    return kept
+    return len(kept)
 
 
 def picture(shown: Shown) -> RenderableType:

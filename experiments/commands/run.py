@@ -222,16 +222,31 @@ def _check_specs(experiment: Experiment, run: RunDirectory, stages: Sequence[str
     """Refuse, before any work, what a later stage could not read.
 
     Raises:
-        UserError: the world is asked for no examples, or no file matches.
+        UserError: a source of a kind that the stage does not know, the world asked for no examples, a file that is
+            not there, or no room in the context for an answer.
     """
+    from rlhf.preferences import KINDS
+    from rlhf.prompts import PROMPT_KINDS
+    from train.chats import CHAT_KINDS
+
     choices = (experiment.reward.source,)
     read = {"sft": experiment.sft.data.sources, "reward": choices, "dpo": choices}
     read |= {"ppo": (experiment.ppo.prompts,), "grpo": (experiment.grpo.prompts,)}
+    chosen = (*KINDS, "narration_answers:PROMPTS", "store:PATH")
+    known = {"sft": CHAT_KINDS, "reward": chosen, "dpo": chosen, "ppo": PROMPT_KINDS, "grpo": PROMPT_KINDS}
     for stage in stages:
-        complete = run.path.is_dir() and run.stage(stage).result is not None
-        for spec in () if complete else read.get(stage, ()):
+        if run.path.is_dir() and run.stage(stage).result is not None:
+            continue
+        for spec in read.get(stage, ()):
             kind, _, rest = spec.partition(":")
+            if kind not in {re.split(r"[:\[]", pattern)[0] for pattern in known[stage]}:
+                raise unknown(f"source of stage {stage!r}", spec, known[stage])
             if kind.startswith("narration"):
                 read_world(spec)
             elif kind == "jsonl":
                 paths_of(spec, rest)
+            elif kind == "store" and not Path(rest).is_file():
+                raise UserError(f"source {spec!r}: there is no file {rest!r}.")
+        most, context = getattr(getattr(experiment, stage, None), "max_tokens", 0), experiment.model.context_length
+        if most >= context:
+            raise UserError(f"{stage}.max_tokens={most} leaves no room for a prompt in model.context_length={context}.")

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from functools import partial, wraps
+from functools import lru_cache, partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from train.evaluation import evaluate
 from train.files import hash_text
 from train.loop import StopRequest
 from train.narration.checker import check
-from train.narration.questions import draw_prompt
+from train.narration.passage import Passage
+from train.narration.questions import Question, draw_prompt
 from train.narration.raters import ceiling, draw_pair, gold_reward
 from train.objective import next_token_loss
 from train.run_directory import RunDirectory
@@ -43,6 +44,7 @@ AVERAGED = 10  # last iterations that a policy's result is the mean of
 
 
 Stage = Callable[[Experiment, RunDirectory, StopRequest], dict[str, Any]]
+"""Resumes, and returns at once what a complete stage came to."""
 
 
 def on_mesh(stage: Stage) -> Stage:
@@ -203,7 +205,7 @@ def _comparers(
     """Batches of choices, to learn from and held out."""
 
     def comparer(groups: Sequence[PromptGroup]) -> Comparer:
-        length, seed = experiment.reward.length, experiment.train.seed
+        length, seed = min(experiment.reward.length, before.model.config.context_length), experiment.train.seed
         return Comparer(groups, before.tokenizer, before.template, length, batch_size, seed)
 
     return comparer(choices.train), comparer(choices.validation)
@@ -232,11 +234,11 @@ def _gold(prompts: str) -> Callable[[int, str], float] | None:
         return None
     kind, _, seed = read_world(prompts)
 
-    def gold(index: int, answer: str) -> float:
-        # As the example was drawn: its prompt comes first.
-        return gold_reward(check(*draw_prompt(random.Random(f"{kind} {seed} {index}")), answer))
+    @lru_cache(maxsize=64)  # answers to one prompt come one after the other
+    def asked(index: int) -> tuple[Passage, Question]:
+        return draw_prompt(random.Random(f"{kind} {seed} {index}"))  # as the example was drawn: its prompt comes first
 
-    return gold
+    return lambda index, answer: gold_reward(check(*asked(index), answer))
 
 
 def world_ceiling(pairs: int = 4000) -> float:

@@ -1,5 +1,6 @@
 """The last stage: what PPO came to, held against the model that it began as."""
 
+from pathlib import Path
 from typing import Any
 
 from experiments.answer_comparison import Drawing, ask_source, ask_world, compare_answers
@@ -15,20 +16,21 @@ PROMPTS = 500
 def compare(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
     """As `narrador compare RUN:ppo RUN:sft`: in the narrator's world on new prompts, judged by the gold reward.
 
-    Elsewhere on the prompts of PPO itself, judged by the run's own reward model.
+    Elsewhere on the prompts of PPO itself, judged by the reward model that it learned from.
     """
     stage = run.stage("compare")
     if stage.result is not None:
         return stage.result
+    judging = RunDirectory(Path(experiment.ppo.reward_run)) if experiment.ppo.reward_run else run
     models = [load(run, name) for name in ("ppo", "sft")]
     drawing = Drawing(temperature=1.0, max_tokens=experiment.ppo.max_tokens, seed=0, best_of=1)
     source = experiment.ppo.prompts
     if source.startswith("narration_chat"):
         judge, found = "gold", compare_answers(models, ask_world(PROMPTS, drawing.seed), None, drawing)
     else:
-        judge = f"reward:{run.path}"
-        found = compare_answers(models, ask_source(source, PROMPTS, drawing.seed), TextScorer(run), drawing)
-    chosen = run.completed("reward")
+        judge = f"reward:{judging.path}"
+        found = compare_answers(models, ask_source(source, PROMPTS, drawing.seed), TextScorer(judging), drawing)
+    chosen = judging.completed("reward")
     result = {
         "stage": "compare",
         "a": f"{run.path}:ppo",

@@ -11,12 +11,12 @@ import pytest
 from experiments import cli
 from experiments.alignment import BATCH, divergence, draw_answers, encode_prompts, pick_best, repeat_each
 from experiments.answer_comparison import ask_source, ask_world
+from experiments.best_of_n import best_of_n_kl
 from experiments.text_scorer import TextScorer
 from model.chat import Message
 from model.errors import UserError
 from model.tokenizer import TokenizerConfig, train_tokenizer
 from rlhf.answers import one_a_row
-from rlhf.objectives import best_of_n_kl
 from rlhf.scorer import load_reward_model, score_tokens
 from serve.store import Store
 from tests.experiments.untrained import MODEL, PROMPTS, TEXTS, add_reward, write_run
@@ -173,6 +173,7 @@ def test_what_cannot_be_compared_is_refused(compare, tmp_path):
         (("one", "one:pretrain"), "has not learned to take turns"),
         (("one", "one", "--tokens", "250"), "a context of 256 tokens"),
         (("one", "one", "--temperature", "0"), "must be above 0"),
+        (("one", "one", "--seed", str(2**31)), "must lie in [0, 2**31)"),
         (("one", "one", "--prompts", "0"), "--prompts 0 must be at least 1"),
         (("one", "one", "--best-of", "0"), "--best-of 0 must be at least 1"),
         (("nowhere", "one"), "holds no run"),

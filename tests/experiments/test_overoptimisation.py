@@ -125,6 +125,7 @@ def test_what_cannot_be_studied_is_refused(study, run, tmp_path):
     for arguments, told in (
         (("nowhere",), "holds no run"),
         ((str(other.path),), "no complete stage 'sft'"),
+        (("run", "--seed", str(2**31)), "must lie in [0, 2**31)"),
         (("run", "--answers", "1"), "--answers 1 must be at least 2"),
         (("run", "--sizes", "100", "3"), "--sizes 3 must be at least 20"),
         (("run", "--sizes", "100", "100"), "names one twice"),

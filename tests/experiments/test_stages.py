@@ -104,6 +104,7 @@ def test_another_runs_reward_model_judges_if_it_reads_the_same_tokens(folder):
     assert not list((folder / "runs/larger").glob("*/metrics.jsonl"))
     assert larger("runs/own", "pretrain,sft,ppo", "--json")["ppo"]["steps"] == 2
     assert not (folder / "runs/larger/reward").exists()
+    assert larger("runs/own", "compare", "--json")["judge"] == "reward:runs/own"
     # Half done, it goes on with the same reward model only.
     (folder / "runs/larger/ppo/result.json").unlink()
     shutil.copytree(folder / "runs/own", folder / "runs/other")
@@ -130,11 +131,51 @@ def test_another_runs_reward_model_judges_if_it_reads_the_same_tokens(folder):
         ),
         (("--ppo.prompts", "narration_chat:many"), "write narration_chat[:EXAMPLES[:SEED]]"),
         (("--sft.data.sources", "jsonl:chat.jsonl"), "no file matches 'chat.jsonl'"),
+        (("--sft.data.sources", "text:text.txt"), "unknown source of stage 'sft' 'text:text.txt'"),
+        (("--reward.source", "stor:x"), "unknown source of stage 'reward' 'stor:x'. Did you mean 'store:PATH'?"),
+        (("--reward.source", "store:none.sqlite"), "there is no file 'none.sqlite'"),
+        (("--ppo.prompts", "narration_preferences:9"), "unknown source of stage 'ppo' 'narration_preferences:9'"),
+        (("--ppo.max-tokens", "48"), "ppo.max_tokens=48 leaves no room for a prompt in model.context_length=48"),
     ],
 )
 def test_what_a_later_stage_cannot_read_is_refused_before_any_work(folder, words, told):
     assert told in run(folder, "--run-dir", "runs/none", "--stages", "pretrain,sft,reward,ppo", *words)
     assert not (folder / "runs/none").exists()
+
+
+@pytest.mark.usefixtures("learned")
+def test_a_model_that_cannot_read_what_is_asked_is_not_rated(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("experiments.machine.prepare_jax", lambda *_: None)
+    for words, told in (
+        (("runs/own:pretrain",), "has not learned to take turns"),
+        (("runs/own:sft", "--tokens", "47"), "has a context of 48 tokens; the longest prompt takes"),
+    ):
+        assert cli.main(["rate", "--prompts", "jsonl:prompts.jsonl", "--store", "kept.sqlite", "--run", *words]) == 2
+        assert told in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("learned")
+def test_a_choice_that_does_not_fit_the_context_is_refused_whatever_rows_are_allowed(folder):
+    choice = {"prompt": "sky? " * 12, "chosen": "blue", "rejected": "green"}
+    (folder / "long.jsonl").write_text(
+        "".join(json.dumps({**choice, "prompt": f"{n}{choice['prompt']}"}) + "\n" for n in "ab")
+    )
+    shutil.copytree(folder / "runs/own", folder / "runs/long", ignore=shutil.ignore_patterns("reward", "config.yaml"))
+    config = yaml.safe_load((folder / "runs/own/config.yaml").read_text())
+    config["reward"]["source"] = "jsonl:long.jsonl"
+    (folder / "runs/long/config.yaml").write_text(yaml.safe_dump(config))
+    told = run(folder, "--run-dir", "runs/long", "--reward.source", "jsonl:long.jsonl", "--stages", "reward")
+    assert "tokens with its prompt; 48 fit, by reward.length and the model's context" in told
+
+
+@pytest.mark.usefixtures("learned")
+def test_a_stage_without_a_checkpoint_hides_no_earlier_one(folder):
+    shutil.copytree(folder / "runs/own", folder / "runs/begun", ignore=shutil.ignore_patterns("checkpoints"))
+    shutil.copytree(folder / "runs/own/sft/checkpoints", folder / "runs/begun/sft/checkpoints")
+    assert open_trained(f"{folder}/runs/begun").stage == "sft"
+    with pytest.raises(UserError, match=r"no checkpoint under .*ppo"):
+        open_trained(f"{folder}/runs/begun:ppo")
 
 
 @pytest.mark.usefixtures("learned")
@@ -148,6 +189,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_field(folder):
         ({"tied_head": False}, "parameter head: none there"),
         ({"norm_position": "post"}, "parameter final_norm.scale: none now"),
         ({"positions": "learned"}, "parameter position_embedding: none there"),
+        ({"experts": 2}, r"parameter layers.mlp.down: \[1, 32, 16\] there, \[1, 2, 32, 16\] now"),
     ):
         config = yaml.safe_load(before)
         own.config_path.write_text(yaml.safe_dump({**config, "model": {**config["model"], **changes}}))

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.best_of_n import best_of_n_kl
 from rlhf.objectives import (
-    best_of_n_kl,
     dpo,
     explained_variance,
     gae,

@@ -261,6 +261,8 @@ def test_a_dataset_keeps_its_own_split_and_what_is_in_both_is_not_learned(tfds_r
     assert [group.prompt[0].content for group in opened.train] == [f"question {index}" for index in range(5)]
     assert [group.prompt[0].content for group in opened.validation] == ["question 5", "question 6"]
     assert "1 prompts are also in 'test'" in capsys.readouterr().err
+    with pytest.raises(UserError, match="every prompt of 'train' is also in 'test'"):
+        open_preferences(prepare(tfds_root, {**splits, "test": splits["train"]}, name="twice", **TEXTS), 0.1)
 
 
 def test_a_dataset_of_messages_and_numbers(tfds_root):  # noqa: F811

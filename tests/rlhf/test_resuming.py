@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from rlhf.stage import run_stage
+from model.errors import UserError
+from rlhf.stage import Step, run_stage
 from tests.rlhf.tiny import GRPO, JUDGE, PPO, fresh, fresh_reward_model, same, texts, trainer_of
 from train.loop import StopRequest
 from train.run_directory import StageDirectory
@@ -79,3 +80,17 @@ def test_a_killed_stage_goes_on_as_if_nothing_had_been(config, tmp_path, monkeyp
         one, other = ((tmp_path / run / f"{log}.jsonl").read_bytes() for run in ("whole", "killed"))
         assert one == other
         assert len(one.splitlines()) == STEPS
+
+
+def test_a_step_whose_numbers_are_not_finite_is_refused_and_what_was_saved_stays(tmp_path):
+    params, reward = fresh(), fresh_reward_model(JUDGE)
+    trainer = trainer_of(PPO, params, reward, reward_model=JUDGE)
+
+    def take_step(state, number):
+        found = {"reward": 1.0, "kl": float("nan") if number == 3 else 0.0}
+        return Step(state._replace(step=state.step + 1), found)
+
+    with pytest.raises(UserError, match="answers: kl of step 3 are not finite; nothing was kept of it"):
+        run_stage("answers", StageDirectory(tmp_path), trainer.initial(params, reward), 4, take_step, StopRequest(), 2)
+    assert [row["step"] for row in StageDirectory(tmp_path).rows("metrics")] == [1, 2]
+    assert (tmp_path / "checkpoints" / "2").exists()

@@ -92,6 +92,16 @@ def test_a_ranking_in_one_batch_is_its_explicit_pairs(scorer):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_the_correlation_is_with_the_length_of_the_answer_alone(scorer, monkeypatch):
+    """Of scores that are its length, with a minus. The prompts are as different as to turn it round."""
+    compared = comparer([group("a", "bbbb", prompt="a" * 9), group("cc", "ddd", prompt="?")], batch_size=2)
+    scores = [np.array([[-len(said.answer)] for said in answers], float) for answers in compared.answers]
+    trainer = RewardTrainer(MODEL, RewardConfig(), compared)
+    monkeypatch.setattr(trainer, "scores", lambda *_: scores)
+    found = evaluate_reward(trainer, scorer, compared)
+    assert found.length_correlation == pytest.approx(-1)
+
+
 def test_answers_that_share_a_prompt_score_as_each_alone(scorer):
     """Several rows of several answers of different lengths, against rows of one answer each."""
     groups = [group("a", "bbbb", "cc", prompt="ab?"), group("dd", "e", prompt="?")]

@@ -125,6 +125,16 @@ def test_undo_reaches_back_to_earlier_sittings(store):
     assert sit(store).show() == first
 
 
+def test_undo_leaves_alone_what_is_between_other_models(store):
+    other = sit(store)
+    other.show()
+    made = other.press("l").id
+    session = sit(store, TWO)
+    session.show()
+    assert session.press("u") == Outcome("undo", None)
+    assert [choice.id for choice in store.choices()] == [made]
+
+
 def test_a_sitting_ends_when_every_prompt_was_shown_once(store):
     session = sit(store, prompts=[*PROMPTS, PROMPTS[0]])
     shown = []
@@ -202,6 +212,7 @@ def command(tmp_path, monkeypatch, capsys):
         return SimpleNamespace(run=SimpleNamespace(path="runs/small"), stage=(spec or "runs/small:sft").split(":")[1])
 
     monkeypatch.setattr(train.trained, "open_trained", open_trained)
+    monkeypatch.setattr("experiments.alignment.encode_prompts", lambda *_: [])
     monkeypatch.setattr(serve.answering, "answer_by", lambda *_: lambda m, seed: f"[red]\x1b[2J{answer(m, seed)}")
 
     def call(keys, *arguments):
@@ -226,6 +237,7 @@ def test_the_command_keeps_what_is_typed(command, tmp_path):
     code, out, _ = command("", "--rater", "Ana")
     assert "2 prompts have been rated by Ana before" in out
     assert "0 choices by Ana" in out
+    assert "0 choices by Ana were kept" in command("u", "--rater", "Ana")[1]  # the one withdrawn is of another sitting
     assert command("u", "--rater", "Davi")[1].count("there is nothing to undo") == 1
 
 

@@ -54,17 +54,21 @@ def test_a_choice_is_of_one_answer_over_the_other(store):
     assert none == [None, None]
 
 
+BY = {"left_source": "p", "right_source": "s"}
+
+
 def test_undo_withdraws_the_raters_own_last_standing_choice(store):
-    one = store.add(ask("x"), "a", "b", "left", "Ana")
-    two = store.add(ask("y"), "a", "b", "left", "Ana")
-    other = store.add(ask("z"), "a", "b", "left", "Davi")
-    assert store.undo("Ana") == two
+    one = store.add(ask("x"), "a", "b", "left", "Ana", **BY)
+    two = store.add(ask("y"), "a", "b", "left", "Ana", **BY)
+    other = store.add(ask("z"), "a", "b", "left", "Davi", **BY)
+    assert store.undo("Ana", ("s", "p")) == two
     assert [choice.id for choice in store.choices()] == [one, other]
-    assert store.undo("Ana") == one
-    assert store.undo("Ana") is None
+    assert store.undo("Ana", ("s", "p")) == one
+    assert store.undo("Ana", ("s", "p")) is None
     assert [choice.id for choice in store.choices()] == [other]
-    assert store.undo("nobody") is None
-    again = store.add(ask("y"), "a", "b", "right", "Ana")
+    assert store.undo("nobody", ("s", "p")) is None
+    assert store.undo("Davi", ("s", "s")) is None
+    again = store.add(ask("y"), "a", "b", "right", "Ana", **BY)
     assert [choice.id for choice in store.choices()] == [other, again]
     assert run(store, "SELECT count(*) FROM choices") == [(6,)]
 
@@ -92,8 +96,8 @@ def test_undo_withdraws_the_raters_own_last_standing_choice(store):
 )
 def test_the_database_itself_lets_nothing_be_changed_or_taken_away(store, statement):
     for index in range(2):
-        store.add(ask(f"x {index}"), "a", "b", "left", "Ana")
-    store.undo("Ana")
+        store.add(ask(f"x {index}"), "a", "b", "left", "Ana", **BY)
+    assert store.undo("Ana", ("p", "s")) == 2
     before = run(store, "SELECT * FROM choices")
     with pytest.raises(sqlite3.IntegrityError):
         run(store, statement)
@@ -109,9 +113,10 @@ from serve.store import Store
 sys.stdin.readline()  # all begin at once, with a file that is not there yet
 for index in range(30):
     store = Store(Path(sys.argv[1]))
-    store.add((Message("user", f"{sys.argv[2]} {index}"),), "a", "b", "left", sys.argv[2])
+    asked = (Message("user", f"{sys.argv[2]} {index}"),)
+    store.add(asked, "a", "b", "left", sys.argv[2], left_source="p", right_source="s")
     if index % 10 == 9:
-        store.undo(sys.argv[2])
+        store.undo(sys.argv[2], ("p", "s"))
 """
 
 
@@ -135,8 +140,9 @@ def test_several_writers_at_once_lose_nothing(tmp_path):
 def test_an_export_is_read_back_and_equals_the_store(store, tmp_path):
     for index in range(12):
         odd = "\n\nHuman: a \ud800" if index == 5 else f"answer {index}"
-        store.add(ask(f"x {index // 2}"), odd, "b", ("left", "right", "tie", "skip")[index % 4], "Ana", seconds=index)
-    store.undo("Ana")
+        choice = ("left", "right", "tie", "skip")[index % 4]
+        store.add(ask(f"x {index // 2}"), odd, "b", choice, "Ana", seconds=index, **BY)
+    store.undo("Ana", ("p", "s"))
     path = tmp_path / "export.jsonl"
     assert store.export(path) == 6
     assert len([json.loads(line) for line in path.read_text().splitlines()]) == 6

@@ -22,9 +22,11 @@ def test_a_folder_in_which_nothing_has_begun_is_taken_anew(tmp_path):
     with run.lock():
         run.claim({"train": {"steps": 1}})
         run.claim_data({"text:a": "old"})
+        run.rankings_path.write_text("of the old model's answers\n")
         run.claim({"train": {"steps": 2}})
         run.claim_data({"text:a": "new"})
     assert run.config() == {"train": {"steps": 2}}
+    assert not run.rankings_path.exists()
 
 
 def test_another_config_is_refused_with_every_difference(tmp_path):
@@ -67,9 +69,9 @@ def test_a_torn_line_is_not_read_and_resuming_cuts_what_came_after_the_checkpoin
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3, "loss": null}\n'
 
 
-@pytest.mark.parametrize("content", ["", "- a list", "just words"])
+@pytest.mark.parametrize("content", [b"", b"- a list", b"just words", b"a: [1", b"model: caf\xe9"])
 def test_a_damaged_config_is_the_users_to_know(tmp_path, content):
-    (tmp_path / "config.yaml").write_text(content)
+    (tmp_path / "config.yaml").write_bytes(content)
     with pytest.raises(UserError, match="damaged"):
         RunDirectory(tmp_path).config()
 
