@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from model.config import ModelConfig, ShardingRules
-from model.layers import Norm, parameter, rope_frequencies, rotate, weight_init, wide
+from model.layers import Norm, Rotation, parameter, rotate, weight_init, wide
 from model.sharding import constrain
 
 
@@ -117,6 +117,7 @@ class Attention(nn.Module):
         x: Float[Array, "B T D"],
         positions: Int[Array, "B T"],
         segments: Int[Array, "B T"],
+        turns: Rotation | None,
         layer: Int[Array, ""],
         cache: KVCache | None,
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
@@ -126,9 +127,8 @@ class Attention(nn.Module):
         value = self._project(x, "value", "kv_heads", c.key_value_heads)
         if c.qk_norm:
             query, key = Norm(c, "head_dim", name="query_norm")(query), Norm(c, "head_dim", name="key_norm")(key)
-        if c.positions == "rope":
-            frequencies = rope_frequencies(c)
-            query, key = rotate(query, positions, frequencies), rotate(key, positions, frequencies)
+        if turns is not None:
+            query, key = rotate(query, turns), rotate(key, turns)
         # Of a split sequence every device keeps its queries and gathers what they may see.
         key, value = (constrain(x, self.rules, "batch", None, "kv_heads", "head_dim") for x in (key, value))
         key_positions, key_segments = (constrain(x, self.rules, "batch", None) for x in (positions, segments))

@@ -6,6 +6,7 @@ V vocabulary, L layers, E experts, k experts of a token; half is H / 2.
 """
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import flax.linen as nn
 import jax
@@ -140,15 +141,22 @@ def rope_frequencies(config: ModelConfig) -> Float[Array, "half"]:
     return frequencies * (kept + (1 - kept) / config.rope_scaling)
 
 
-def rotate(
-    x: Float[Array, "B T N H"], positions: Int[Array, "B T"], frequencies: Float[Array, "half"]
-) -> Float[Array, "B T N H"]:
+Rotation: TypeAlias = tuple[Float[Array, "B T 1 half"], Float[Array, "B T 1 half"]]
+
+
+def rotation(config: ModelConfig, positions: Int[Array, "B T"]) -> Rotation:
+    """Cosines and sines of position x frequency, alike for all layers and heads."""
+    angles = positions[..., None, None] * rope_frequencies(config)
+    # Behind a barrier, or XLA works them out again in every head of every layer, which takes longer than to turn.
+    return jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
+
+
+def rotate(x: Float[Array, "B T N H"], turns: Rotation) -> Float[Array, "B T N H"]:
     """Turn dimension pairs by position x frequency (Su et al. 2021, equation 34).
 
     The paper pairs neighbours; here dimension i goes with i + H/2, as in GPT-NeoX and Hugging Face's Llama: the same
     up to the order of the dimensions.
     """
-    angles = positions[..., None, None] * frequencies
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    cos, sin = turns
     first, second = jnp.split(x.astype(wide(x.dtype)), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1).astype(x.dtype)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from model.attention import Attention, KVCache
 from model.config import ModelConfig, ShardingRules
-from model.layers import FeedForward, Norm, parameter, sinusoids, weight_init, wide
+from model.layers import FeedForward, Norm, Rotation, parameter, rotation, sinusoids, weight_init, wide
 from model.moe import MixtureOfExperts
 from model.parametrization import embedding_scale, logit_scale, residual_scale
 from model.sharding import constrain, logical_axes
@@ -37,6 +37,7 @@ class Block(nn.Module):
         layer: Int[Array, ""],
         positions: Int[Array, "B T"],
         segments: Int[Array, "B T"],
+        turns: Rotation | None,
     ) -> tuple[tuple[Float[Array, "B T D"], KVCache | None], None]:
         x, cache = carry
         attention = Attention(self.config, self.rules, self.dtype, name="attention")
@@ -59,11 +60,11 @@ class Block(nn.Module):
         scale = residual_scale(self.config)
 
         if self.config.norm_position == "pre":
-            out, cache = attention(inside(attention_norm(x)), positions, segments, layer, cache)
+            out, cache = attention(inside(attention_norm(x)), positions, segments, turns, layer, cache)
             x = x + scale * between(inside(out))
             x = x + scale * between(inside(feed_forward(inside(mlp_norm(x)))))
         else:
-            out, cache = attention(inside(x), positions, segments, layer, cache)
+            out, cache = attention(inside(x), positions, segments, turns, layer, cache)
             x = attention_norm(x + between(inside(out)))
             x = mlp_norm(x + between(inside(feed_forward(inside(x)))))
         return (between(x), cache), None
@@ -92,7 +93,7 @@ class Transformer(nn.Module):
             block,
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             length=c.layers,
             unroll=1 if c.scan else c.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
@@ -141,7 +142,8 @@ class Transformer(nn.Module):
         elif c.positions == "learned":
             x = x + self.position_embedding[positions]
         x = constrain(x, self.rules, "batch", "residual", None)
-        (x, cache), _ = self.layers((x, cache), jnp.arange(c.layers), positions, segments)
+        turns = rotation(c, positions) if c.positions == "rope" else None
+        (x, cache), _ = self.layers((x, cache), jnp.arange(c.layers), positions, segments, turns)
         x = self.final_norm(x) if c.norm_position == "pre" else x
         return constrain(x, self.rules, "batch", "sequence", None), cache
 

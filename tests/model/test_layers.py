@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from model.config import ModelConfig
-from model.layers import FeedForward, Norm, rope_frequencies, rotate, sinusoids
+from model.layers import FeedForward, Norm, rope_frequencies, rotate, rotation, sinusoids
 from model.presets import PRESETS
 from tests.oracles.rope import llama31_frequencies
 
@@ -20,12 +20,12 @@ def normal(*shape, seed=0):
 
 @pytest.mark.parametrize("shift", [1, 17, 300])
 def test_rotary_scores_depend_only_on_the_distance(shift):
-    frequencies = rope_frequencies(ModelConfig(width=32, heads=2))
+    config = ModelConfig(width=32, heads=2)
     query, key = normal(1, 6, 2, 16), normal(1, 6, 2, 16, seed=1)
     positions = jnp.array([[0, 1, 2, 5, 9, 31]])
 
     def scores(positions):
-        rotated = (rotate(jnp.asarray(x), positions, frequencies) for x in (query, key))
+        rotated = (rotate(jnp.asarray(x), rotation(config, positions)) for x in (query, key))
         return jnp.einsum("BTNH,BSNH->BNTS", *rotated)
 
     np.testing.assert_allclose(scores(positions + shift), scores(positions), atol=2e-4)
@@ -33,17 +33,17 @@ def test_rotary_scores_depend_only_on_the_distance(shift):
 
 
 def test_rotation_keeps_lengths_and_leaves_position_zero_alone():
-    x, frequencies = normal(2, 5, 3, 8), rope_frequencies(ModelConfig(width=24, heads=3))
+    x, config = normal(2, 5, 3, 8), ModelConfig(width=24, heads=3)
     positions = jnp.asarray(np.random.default_rng(0).integers(1, 1000, (2, 5)))
-    rotated = rotate(jnp.asarray(x), positions, frequencies)
+    rotated = rotate(jnp.asarray(x), rotation(config, positions))
     np.testing.assert_allclose(np.linalg.norm(rotated, axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-5)
-    np.testing.assert_array_equal(rotate(jnp.asarray(x), jnp.zeros_like(positions), frequencies), x)
+    np.testing.assert_array_equal(rotate(jnp.asarray(x), rotation(config, jnp.zeros_like(positions))), x)
 
 
 def test_rotation_turns_each_pair_by_its_own_angle():
-    x, frequencies, position = normal(1, 1, 1, 6), np.array([1.0, 0.3, 0.01]), 7
-    rotated = np.asarray(rotate(jnp.asarray(x), jnp.array([[position]]), jnp.asarray(frequencies)))[0, 0, 0]
-    for pair, frequency in enumerate(frequencies):
+    x, config, position = normal(1, 1, 1, 6), ModelConfig(width=6, heads=1, rope_theta=100.0), 7
+    rotated = np.asarray(rotate(jnp.asarray(x), rotation(config, jnp.array([[position]]))))[0, 0, 0]
+    for pair, frequency in enumerate([1.0, 100 ** (-1 / 3), 100 ** (-2 / 3)]):
         turned = complex(x[0, 0, 0, pair], x[0, 0, 0, pair + 3]) * np.exp(1j * position * frequency)
         np.testing.assert_allclose([rotated[pair], rotated[pair + 3]], [turned.real, turned.imag], rtol=1e-5)
 
