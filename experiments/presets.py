@@ -47,7 +47,7 @@ NARRATOR = Experiment(
         ),
     ),
     reward=RewardConfig(source="narration_answers:9000", answers=5, steps=560),
-    ppo=PPOConfig(learning_rate=2e-4, group_size=4, kl_coefficient=0.05, length_penalty=0.06),
+    ppo=PPOConfig(learning_rate=2e-4, group_size=4, kl_coefficient=0.05, length_penalty=0.06, ptx_coefficient=0.2),
     stages=("pretrain", "sft", "reward", "ppo", "compare"),
 )
 

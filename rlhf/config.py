@@ -82,11 +82,11 @@ class PolicyConfig:
     length_penalty: float = 0.0
     """Taken from the score of an answer for each of its tokens; of such penalties see Singhal et al. 2023."""
     unstopped_penalty: float = 1.0
-    """Taken from the score of an answer that did not stop by itself."""
+    """Taken from the score, at most 0, of an answer that did not end its turn."""
     clip: float = 0.2
     """How far a probability may move, as a ratio, before a token teaches nothing more."""
     learning_rate: float = 1e-4
-    """Of the policy at first; it falls linearly to a tenth."""
+    """Of the policy; it rises from a tenth in the first tenth of iterations, and falls back to that."""
     epsilon: float = 1e-5
     """Adam's (Huang et al. 2024, section 3)."""
     ptx_coefficient: float = 0.5
@@ -186,7 +186,7 @@ class DPOConfig:
     batch_size: int = 16
     """Prompts of one update, each with all its answers."""
     learning_rate: float = 1e-4
-    """At first; it falls linearly to a tenth."""
+    """It rises from a tenth in the first tenth of steps, and falls back to that."""
     epsilon: float = 1e-8
     """Adam's."""
     log_every: int = 10

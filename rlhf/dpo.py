@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from model.transformer import Transformer
 from rlhf.config import DPOConfig
-from rlhf.learner import falling_adam
+from rlhf.learner import scheduled_adam
 from rlhf.objectives import dpo, weighted_mean
 from rlhf.reward import Comparer, Comparisons
 from rlhf.scorer import log_likelihoods
@@ -46,7 +46,7 @@ class DPOTrainer:
     def __init__(self, model: Transformer, config: DPOConfig, comparer: Comparer, reference: Any) -> None:
         """Prepare; `reference` are the parameters that the policy begins with and is kept near."""
         self.config, self.comparer, self.reference = config, comparer, reference
-        self.optimizer = falling_adam(config.learning_rate, config.steps, config.epsilon)
+        self.optimizer = scheduled_adam(config.learning_rate, config.steps, config.epsilon)
         self._loss = partial(preference_loss, model=model, beta=config.beta)
         self._measure, self._update = jax.jit(self._loss), jax.jit(self._step, donate_argnums=0)
 

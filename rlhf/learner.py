@@ -61,7 +61,7 @@ class Learner(ABC):
         """Of the policy and the critic, each with a rate of its own."""
         c = self.config
         updates = c.steps * c.epochs * c.minibatches
-        rules = {name: falling_adam(rate, updates, c.epsilon) for name, rate in c.rates.items()}
+        rules = {name: scheduled_adam(rate, updates, c.epsilon) for name, rate in c.rates.items()}
 
         def whose(networks: tuple[Any, Any]) -> Any:
             return jax.tree.map(lambda name, own: jax.tree.map(lambda _: name, own), ("policy", "critic"), networks)
@@ -138,10 +138,16 @@ class Learner(ABC):
         return state._replace(step=state.step + 1), jax.tree.map(jnp.mean, metrics)
 
 
-def falling_adam(rate: float, updates: int, epsilon: float) -> optax.GradientTransformation:
-    """Adam with a rate that falls linearly to a tenth, on gradients clipped to length 1."""
-    falling = optax.linear_schedule(rate, rate / 10, updates)
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(falling, eps=epsilon))
+def scheduled_adam(rate: float, updates: int, epsilon: float) -> optax.GradientTransformation:
+    """Adam on gradients clipped to length 1; in the first tenth of updates its rate rises from a tenth, then it falls.
+
+    Ouyang et al. 2022, appendix C.4, let it rise over ten iterations: Adam's first steps, long whatever the gradient,
+    would make the policy forget how an answer ends, for text that is mixed in has no turns.
+    """
+    rising = updates // 10
+    up, down = optax.linear_schedule(rate / 10, rate, rising), optax.linear_schedule(rate, rate / 10, updates - rising)
+    adam = optax.adam(optax.join_schedules([up, down], [rising]), eps=epsilon)
+    return optax.chain(optax.clip_by_global_norm(1.0), adam)
 
 
 def per_answer(x: Tokens, rollout: Rollout) -> Scalar:

@@ -62,11 +62,12 @@ def token_rewards(scores: Rows, kl: Tokens, lengths: Int[Array, "B"], coefficien
 
 
 def penalize_unstopped(scores: Rows, stopped: Bool[Array, "B"], penalty: float) -> Float[Array, "B"]:
-    """A response that did not end by itself scores `penalty` less.
+    """A response that did not end as it should scores `penalty` less than 0, the mean, or than its score below that.
 
-    Huang et al. 2024, section 3, give it a fixed -1; subtracting, as TRL does, never makes a bad answer better.
+    Huang et al. 2024, section 3, give it a fixed -1, which makes a bad one better. TRL subtracts from any score, but
+    what a reward model makes of an end that it has never seen may be worth that: here 3 deviations.
     """
-    return jnp.where(stopped, scores, scores - penalty)
+    return jnp.where(stopped, scores, jnp.minimum(scores, 0) - penalty)
 
 
 def whiten(x: Tokens, weights: Tokens, shift_mean: bool = True) -> Tokens:

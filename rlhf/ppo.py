@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from rlhf.config import PPOConfig
 from rlhf.learner import Learner, Metrics
 from rlhf.objectives import Rows, Scalar, Tokens, explained_variance, gae, kl_k1, token_rewards, value_loss, whiten
@@ -57,7 +59,7 @@ class PPOLearner(Learner):
 
 
 class PPOTrainer(PolicyTrainer):
-    """Iterations of PPO on a transformer. The critic has the reward model's architecture and begins as it."""
+    """Iterations of PPO on a transformer. The critic has the reward model's architecture and trunk."""
 
     config: PPOConfig
 
@@ -71,6 +73,5 @@ class PPOTrainer(PolicyTrainer):
         return PPOLearner(self.config, policy, values, text_loss=text_loss)
 
     def critic_of(self, reward: RewardModel) -> Scorer:
-        """The reward model's scorer, an ensemble's heads averaged also where their least is the score."""
-        trunk, kernel, bias = reward.scorer
-        return Scorer(trunk, kernel.mean(axis=1, keepdims=True), bias.mean(keepdims=True))
+        """The reward model's trunk under a head of zeros: its own head, taught at last tokens, is noise at others."""
+        return Scorer(reward.scorer.trunk, jnp.zeros((self.judge.config.width, 1)), jnp.zeros(1))

@@ -45,14 +45,13 @@ def encode_prompts(
     rows = [[tokenizer.document_end, *template.encode(tokenizer, asked, answer=True).tokens] for asked in prompts]
     for index, row in enumerate(rows):
         if len(row) > room:
-            told = f"prompt {index} has {len(row)} tokens; beside an answer of max_tokens"
-            raise UserError(f"{told} the context has room for {room}.")
+            raise UserError(f"prompt {index} has {len(row)} tokens; beside an answer the context has room for {room}.")
     return rows
 
 
 def stop_tokens(tokenizer: Tokenizer, template: ChatTemplate) -> tuple[int, ...]:
-    """What ends an answer: the end of its turn, or of the document."""
-    return tuple(sorted({template.stop_token(tokenizer), tokenizer.document_end}))
+    """What ends an answer: the end of its turn, as it should, and after that the end of the document, which cuts it."""
+    return tuple(dict.fromkeys((template.stop_token(tokenizer), tokenizer.document_end)))
 
 
 def pad(rows: Sequence[Sequence[int]]) -> tuple[Int[np.ndarray, "N P"], Int[np.ndarray, "N"]]:

@@ -136,7 +136,7 @@ def encode_answer(
     ids = [tokenizer.document_end, *chat.tokens[:last]]
     if len(ids) > length:
         told = f"the answer {answer[:60]!r} has {len(ids)} tokens with its prompt"
-        raise UserError(f"{told}; {length} fit, by reward.length and the model's context.")
+        raise UserError(f"{told}; reward.length, or the model's context, is {length}.")
     return EncodedAnswer(ids, 1 + first)
 
 
@@ -244,13 +244,8 @@ class RewardEvaluation(NamedTuple):
 def evaluate_reward(trainer: RewardTrainer, params: RewardModel, held_out: Comparer) -> RewardEvaluation:
     """Judge a reward model on choices it has not seen."""
     scores = [rows.mean(axis=1) for rows in trainer.scores(params, held_out, range(len(held_out.groups)))]
-    differences = np.array(
-        [
-            rows[w.winner] - rows[w.loser]
-            for rows, group in zip(scores, held_out.groups, strict=True)
-            for w in group.pairs
-        ]
-    )
+    judged = zip(scores, held_out.groups, strict=True)
+    differences = np.array([rows[won.winner] - rows[won.loser] for rows, group in judged for won in group.pairs])
     lengths = np.array([len(said.answer) for answers in held_out.answers for said in answers])
     return RewardEvaluation(
         pairs=len(differences),

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +110,9 @@ class RunDirectory:
         """
         if not self.config_path.exists():
             raise UserError(f"{str(self.path)!r} holds no run (no {self.config_path.name} in it).")
-        try:
+        config = None
+        with suppress(yaml.YAMLError, ValueError):
             config = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, ValueError):
-            config = None
         if not isinstance(config, dict):
             raise UserError(f"{str(self.config_path)!r} is damaged: it holds no config.")
         return config

@@ -166,7 +166,7 @@ def test_a_choice_that_does_not_fit_the_context_is_refused_whatever_rows_are_all
     config["reward"]["source"] = "jsonl:long.jsonl"
     (folder / "runs/long/config.yaml").write_text(yaml.safe_dump(config))
     told = run(folder, "--run-dir", "runs/long", "--reward.source", "jsonl:long.jsonl", "--stages", "reward")
-    assert "tokens with its prompt; 48 fit, by reward.length and the model's context" in told
+    assert "tokens with its prompt; reward.length, or the model's context, is 48" in told
 
 
 @pytest.mark.usefixtures("learned")

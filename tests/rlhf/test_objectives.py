@@ -148,9 +148,9 @@ def test_token_rewards_ignore_the_kl_of_padding():
     assert np.array_equal(found, [[-0.5, 0]])
 
 
-def test_only_responses_that_did_not_stop_pay_the_penalty():
+def test_only_responses_that_did_not_stop_pay_the_penalty_and_none_of_them_is_above_the_mean():
     found = penalize_unstopped(jnp.asarray([0.7, 0.7, -3.0]), jnp.asarray([True, False, False]), 1.5)
-    np.testing.assert_allclose(found, [0.7, -0.8, -4.5])
+    np.testing.assert_allclose(found, [0.7, -1.5, -4.5])
 
 
 @pytest.mark.parametrize("shift_mean", [True, False])
