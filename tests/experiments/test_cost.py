@@ -174,7 +174,7 @@ def test_no_estimate_stands_in_for_a_preset():
 
 
 def test_chips_agree_with_what_training_measures_against():
-    kinds = {"v4": "TPU v4", "v5e": "TPU v5 lite", "v5p": "TPU v5p", "v6e": "TPU v6 lite"}
+    kinds = {"v4": "TPU v4", "v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite"}
     kinds |= {name: f"NVIDIA {name.upper()}" for name in ("a100", "h100", "h200")}
     assert {name: CHIPS[name].peak_flops for name in kinds} == {name: PEAK_FLOPS[kind] for name, kind in kinds.items()}
     for chip in CHIPS.values():

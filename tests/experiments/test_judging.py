@@ -56,7 +56,7 @@ def test_the_interval_of_choices_by_hand(store):
 def test_a_withdrawn_choice_does_not_count(store):
     store.add([Message("user", "mais uma")], "x", "y", "left", "Davi", left_source=A, right_source=B)
     assert len(judge_by_store(store.path, A, B).outcomes) == 9
-    store.undo("Davi")
+    store.undo("Davi", (A, B))
     assert len(judge_by_store(store.path, A, B).outcomes) == 8
 
 

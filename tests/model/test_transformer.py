@@ -61,13 +61,13 @@ def test_dense_and_banded_layers_take_turns():
     positions, segments = jnp.arange(length)[None], jnp.zeros((1, length), int)
     x = jax.random.normal(jax.random.key(0), (1, length, config.width))
     zero = jnp.zeros((), int)
-    shapes = jax.eval_shape(attention.init, jax.random.key(0), x, positions, segments, zero, None)
+    shapes = jax.eval_shape(attention.init, jax.random.key(0), x, positions, segments, None, zero, None)
     params = random_parameters(nn.unbox(shapes))
 
     @jax.jit
     @jax.jacrev
     def jacobian(x, layer):
-        return attention.apply(params, x, positions, segments, layer, None)[0].sum(-1)[0]
+        return attention.apply(params, x, positions, segments, None, layer, None)[0].sum(-1)[0]
 
     distance = np.arange(length)[:, None] - np.arange(length)
     for layer, reach in enumerate([length, 3, length, 3]):  # Brown et al. 2020, section 2.1: alternating

@@ -12,7 +12,7 @@ from model.errors import UserError
 from model.tokenizer import TokenizerConfig, train_tokenizer
 from rlhf.config import GRPOConfig, PPOConfig
 from rlhf.rollout import response_texts
-from rlhf.scorer import combined, judge_for, score, score_tokens
+from rlhf.scorer import Scorer, combined, judge_for, score, score_tokens
 from tests.rlhf.tiny import (
     GRPO,
     JUDGE,
@@ -117,7 +117,7 @@ def test_before_the_first_update_the_policy_is_the_one_that_answered(params, rew
 
 @pytest.mark.parametrize("how", ["mean", "min"])
 def test_another_architecture_judges_by_the_ensembles_mean_or_least(params, how):
-    """And the critic begins as the mean of what its heads say at the last token of an answer."""
+    """A critic reads before each token what it would score; the first has its trunk, and expects the mean of all."""
     reward = fresh_reward_model(JUDGE, heads=3)
     config = replace(PPO, unstopped_penalty=0.0, ensemble=how)
     trainer = trainer_of(config, params, reward, reward_model=JUDGE)
@@ -126,11 +126,15 @@ def test_another_architecture_judges_by_the_ensembles_mean_or_least(params, how)
     heads = np.asarray(score(JUDGE, reward, rollout.answers()))
     by_hand = {"mean": heads.mean(axis=1), "min": heads.min(axis=1)}[how]
     np.testing.assert_allclose(combined(jnp.asarray(heads), how), by_hand, rtol=1e-6)
-    assert float(measured["reward"]) == pytest.approx(by_hand.mean(), rel=1e-5)
+    rewards = np.where(rollout.stopped(STOP[:1]), by_hand, np.minimum(by_hand, 0))
+    assert float(measured["reward"]) == pytest.approx(rewards.mean(), rel=1e-5)
+    trunk, kernel, bias = reward.scorer
+    critic = Scorer(trunk, kernel.mean(axis=1, keepdims=True), bias.mean(keepdims=True))
     longer = rollout._replace(prompt_lengths=rollout.lengths, log_probs=rollout.log_probs[:, :1])
-    of_tokens = score_tokens(JUDGE, reward.scorer, rollout.answers())
-    said = of_tokens[np.arange(len(heads)), rollout.lengths - 1].mean(axis=1)
-    np.testing.assert_allclose(trainer.learner.critic(state.critic, longer)[:, 0], said, rtol=1e-4)
+    said = score_tokens(JUDGE, reward.scorer, rollout.answers())[np.arange(len(heads)), rollout.lengths - 1]
+    np.testing.assert_allclose(trainer.learner.critic(critic, longer)[:, 0], said.mean(axis=1), rtol=1e-4)
+    np.testing.assert_array_equal(trainer.learner.critic(state.critic, rollout), np.zeros_like(rollout.log_probs))
+    assert same(state.critic.trunk, reward.scorer.trunk)
 
 
 def test_a_prompt_that_leaves_no_room_is_refused_by_its_number():
