@@ -92,7 +92,7 @@ class HeldOut:
             np.asarray(different.tokens),
             np.asarray(different.prompt_lengths),
             np.asarray(different.lengths),
-            np.asarray(different.stopped(self.ends[:1])),
+            np.asarray(different.stopped(self.ends)),
             np.asarray(different.log_probs).sum(axis=1),
             self._gold(different, first // answers),
             which.reshape(-1, answers),
@@ -111,8 +111,7 @@ class HeldOut:
 
         count = len(self.asked.rows)
         kl, scores, rollout = over_batches(of_batch, count)
-        stopped = np.asarray(rollout.stopped(self.ends[:1]))
-        return Measured(kl, scores, self._gold(rollout, np.arange(count)), stopped)
+        return Measured(kl, scores, self._gold(rollout, np.arange(count)), np.asarray(rollout.stopped(self.ends)))
 
     def _gold(self, rollout: Rollout, places: Int[np.ndarray, "B"]) -> Float[np.ndarray, "B"]:
         """The gold rewards of answers to the prompts at `places`."""

@@ -29,7 +29,7 @@ from experiments.alignment import over_batches
 from experiments.config import Experiment
 from experiments.held_out import Drawn, HeldOut, ask
 from experiments.proxies import Proxy, Rule, Settings
-from experiments.stages.alignment import world_ceiling
+from experiments.stages.alignment import comparer, world_ceiling
 from model.errors import UserError
 from rlhf.answers import one_a_row
 from rlhf.config import PPOConfig, RewardConfig
@@ -148,9 +148,7 @@ class Study:
         return open_preferences(config.source, config.validation_fraction)
 
     def _comparer(self, groups: Sequence[PromptGroup], config: RewardConfig) -> Comparer:
-        before = self.before
-        length = min(config.length, before.model.config.context_length)
-        return Comparer(groups, before.tokenizer, before.template, length, config.batch_size, self.settings.seed)
+        return comparer(self.before, groups, config.length, config.batch_size, self.settings.seed)
 
     def reward(self, proxy: Proxy) -> RewardModel:
         """A reward model that was learned."""

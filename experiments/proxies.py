@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from experiments.seeds import check_seed
 from model.errors import UserError
 
 HEADS = 4  # of the ensemble
@@ -66,8 +67,7 @@ class Settings:
             for value in given if isinstance(given, tuple) else (given,):
                 if value < least_value:
                     raise UserError(f"--{name} {value} must be at least {least_value}.")
-        if self.seed >= 2**31:
-            raise UserError(f"--seed {self.seed} must lie in [0, 2**31).")
+        check_seed(self.seed)
 
     @property
     def proxies(self) -> list[Proxy]:

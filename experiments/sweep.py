@@ -17,6 +17,7 @@ import yaml
 
 from experiments.config import Experiment, find_experiment
 from experiments.search_space import Range, Value, grid, parse_space
+from experiments.seeds import check_seed
 from model.errors import UserError, unknown
 from train.mapping import differences, from_mapping, to_mapping
 from train.run_directory import write_atomically
@@ -70,8 +71,7 @@ class Sweep:
         for name, value in (("trials", self.trials), ("workers", self.workers)):
             if value is not None and value < 1:
                 raise UserError(f"--{name} {value} must be at least 1.")
-        if not 0 <= self.seed < 2**31:
-            raise UserError(f"--seed {self.seed} must lie in [0, 2**31).")
+        check_seed(self.seed)
         space, trials = self.space, self.trials
         if self.sampler == "grid":
             count = math.prod(len(values.cells()) for values in space.values())

@@ -41,9 +41,9 @@ class Rollout(NamedTuple):
         return self.prompt_lengths + self.response_lengths
 
     def stopped(self, stop: tuple[int, ...]) -> Bool[Array, "B"]:
-        """Which responses ended by themselves, with a token of `stop`."""
+        """Which responses ended as they should, with the first token of `stop`; another one cuts them."""
         last = jnp.take_along_axis(jnp.asarray(self.tokens), self.lengths[:, None] - 1, axis=1)[:, 0]
-        return jnp.isin(last, jnp.asarray(stop))
+        return jnp.isin(last, jnp.asarray(stop[:1]))
 
     def responses(self) -> Int[Array, "B R"]:
         """The response tokens, padding included."""

@@ -64,7 +64,7 @@ class PolicyTrainer(ABC):
 
         def prepare(reward: RewardModel, reference: Any, critic: Any, rollout: Rollout) -> tuple[Any, Metrics]:
             scores = combined(score(self.judge, reward, rollout.answers(config.group_size)), config.ensemble)
-            stopped = rollout.stopped(stop[:1])
+            stopped = rollout.stopped(stop)
             scores = penalize_unstopped(scores, stopped, config.unstopped_penalty)
             scores = scores - config.length_penalty * rollout.response_lengths
             reference_log_probs = policy(reference, rollout)[0]

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from experiments.seeds import check_seed
 from model.config import SamplingConfig
 from model.errors import UserError
 
@@ -90,8 +91,7 @@ def _check(arguments: Arguments) -> None:
     for name, least in (("prompts", 1), ("best_of", 1), ("tokens", 1), ("seed", 0)):
         if (value := getattr(arguments, name)) < least:
             raise UserError(f"--{name.replace('_', '-')} {value} must be at least {least}.")
-    if arguments.seed >= 2**31:
-        raise UserError(f"--seed {arguments.seed} must lie in [0, 2**31).")
+    check_seed(arguments.seed)
     kind, judge = parse_judge(arguments.judge)[0], f"--judge {arguments.judge!r}"
     if kind == GOLD and arguments.prompts_from is not None:
         raise UserError(

@@ -57,14 +57,14 @@ def main(argv: Sequence[str]) -> None:
     from experiments.machine import prepare_jax
 
     prepare_jax()
-    from experiments.alignment import encode_prompts
+    from experiments.alignment import encode_prompts, model_name
     from serve.answering import answer_by
     from train.trained import open_trained
 
     def writer(spec: str | None) -> Writer:
         trained = open_trained(spec)
         encode_prompts(trained, prompts, arguments.tokens)  # refuses, before any is shown, what it cannot read whole
-        return Writer(f"{trained.run.path}:{trained.stage}", answer_by(trained, sampling, arguments.tokens))
+        return Writer(model_name(trained), answer_by(trained, sampling, arguments.tokens))
 
     first = writer(arguments.run)
     second = first if arguments.against is None else writer(arguments.against)

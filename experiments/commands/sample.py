@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from experiments.seeds import check_seed
 from model.config import SamplingConfig
 from model.errors import UserError
 
@@ -34,8 +35,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = tyro.cli(Arguments, prog="narrador sample", args=list(argv))
     if arguments.tokens < 1:
         raise UserError(f"--tokens {arguments.tokens} must be at least 1.")
-    if not 0 <= arguments.seed < 2**31:
-        raise UserError(f"--seed {arguments.seed} must lie in [0, 2**31).")
+    check_seed(arguments.seed)
     from experiments.machine import prepare_jax
 
     prepare_jax()

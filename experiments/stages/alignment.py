@@ -102,6 +102,11 @@ def grpo(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[s
     return _please(GRPOTrainer, experiment.grpo, experiment, run, stop)
 
 
+def judging_run(config: PolicyConfig, run: RunDirectory) -> RunDirectory:
+    """The run whose reward model a policy of `run` learns from."""
+    return RunDirectory(Path(config.reward_run)) if config.reward_run else run
+
+
 def _please(
     method: type[PolicyTrainer],
     config: PolicyConfig,
@@ -113,7 +118,7 @@ def _please(
     stage = run.stage(name)
     if stage.result is not None:
         return stage.result
-    judging = RunDirectory(Path(config.reward_run)) if config.reward_run else run
+    judging = judging_run(config, run)
     asked, sources = open_prompts(config.prompts), open_sources(experiment)
     own = {f"{name} {config.prompts}": str(asked), f"{name} reward model": str(judging.completed("reward"))}
     run.claim_data({what: hash_text(text) for what, text in own.items()} | {s.spec: s.key for s in sources})
@@ -204,11 +209,17 @@ def _comparers(
 ) -> tuple[Comparer, Comparer]:
     """Batches of choices, to learn from and held out."""
 
-    def comparer(groups: Sequence[PromptGroup]) -> Comparer:
-        length, seed = min(experiment.reward.length, before.model.config.context_length), experiment.train.seed
-        return Comparer(groups, before.tokenizer, before.template, length, batch_size, seed)
+    length, seed = experiment.reward.length, experiment.train.seed
+    return (
+        comparer(before, choices.train, length, batch_size, seed),
+        comparer(before, choices.validation, length, batch_size, seed),
+    )
 
-    return comparer(choices.train), comparer(choices.validation)
+
+def comparer(before: Trained, groups: Sequence[PromptGroup], length: int, batch_size: int, seed: int) -> Comparer:
+    """Batches of choices in rows of at most `length` tokens, and no more than the context has."""
+    length = min(length, before.model.config.context_length)
+    return Comparer(groups, before.tokenizer, before.template, length, batch_size, seed)
 
 
 def _base_text(experiment: Experiment, sources: Sequence[Documents], before: Trained, params: Any) -> dict[str, float]:

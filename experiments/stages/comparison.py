@@ -1,10 +1,10 @@
 """The last stage: what PPO came to, held against the model that it began as."""
 
-from pathlib import Path
 from typing import Any
 
 from experiments.answer_comparison import Drawing, ask_source, ask_world, compare_answers
 from experiments.config import Experiment
+from experiments.stages.alignment import judging_run
 from experiments.text_scorer import TextScorer
 from train.loop import StopRequest
 from train.run_directory import RunDirectory
@@ -21,7 +21,7 @@ def compare(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dic
     stage = run.stage("compare")
     if stage.result is not None:
         return stage.result
-    judging = RunDirectory(Path(experiment.ppo.reward_run)) if experiment.ppo.reward_run else run
+    judging = judging_run(experiment.ppo, run)
     models = [load(run, name) for name in ("ppo", "sft")]
     drawing = Drawing(temperature=1.0, max_tokens=experiment.ppo.max_tokens, seed=0, best_of=1)
     source = experiment.ppo.prompts

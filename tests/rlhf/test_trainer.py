@@ -126,7 +126,7 @@ def test_another_architecture_judges_by_the_ensembles_mean_or_least(params, how)
     heads = np.asarray(score(JUDGE, reward, rollout.answers()))
     by_hand = {"mean": heads.mean(axis=1), "min": heads.min(axis=1)}[how]
     np.testing.assert_allclose(combined(jnp.asarray(heads), how), by_hand, rtol=1e-6)
-    rewards = np.where(rollout.stopped(STOP[:1]), by_hand, np.minimum(by_hand, 0))
+    rewards = np.where(rollout.stopped(STOP), by_hand, np.minimum(by_hand, 0))
     assert float(measured["reward"]) == pytest.approx(rewards.mean(), rel=1e-5)
     trunk, kernel, bias = reward.scorer
     critic = Scorer(trunk, kernel.mean(axis=1, keepdims=True), bias.mean(keepdims=True))
