@@ -245,13 +245,15 @@ def _ppo_iterations(shape: PpoShape) -> Callable[[int], float]:
         max_tokens=shape.response_length,
         ptx_coefficient=0.0,
     )
+    # As in a run, the reward model expects what the policy's reference does.
+    reward = init_reward_model(next(keys), trunk, shape.width)._replace(reference=reference)
     # Nothing stops a response, so every one is whole.
     trainer = PPOTrainer(
         model,
         learning,
         PaddedPrompts(rows, shape.batch, seed=0),
         reference,
-        init_reward_model(next(keys), trunk, shape.width),
+        reward,
         train_tokenizer(TokenizerConfig(kind="char"), []),
         stop=(),
         seed=0,

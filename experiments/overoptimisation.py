@@ -152,7 +152,8 @@ class Study:
 
     def reward(self, proxy: Proxy) -> RewardModel:
         """A reward model that was learned."""
-        return load_reward_model(RunDirectory(self.folder / proxy.folder), self.before.model)
+        own = RunDirectory(self.folder / proxy.folder)
+        return load_reward_model(own, self.before.model, self.before.params)
 
     def scores(self, proxy: Proxy) -> Float[np.ndarray, "U K"]:
         """Every head's scores of the answers drawn, from scores.npy if it is there."""

@@ -150,6 +150,6 @@ def scheduled_adam(rate: float, updates: int, epsilon: float) -> optax.GradientT
     return optax.chain(optax.clip_by_global_norm(1.0), adam)
 
 
-def per_answer(x: Tokens, rollout: Rollout) -> Scalar:
-    """The mean over answers of the sum over each one's tokens; padding may hold anything."""
-    return jnp.mean(jnp.sum(jnp.where(rollout.mask, x, 0), axis=1))
+def of_answers(x: Tokens, rollout: Rollout) -> Rows:
+    """The sum over each answer's tokens; padding may hold anything."""
+    return jnp.sum(jnp.where(rollout.mask, x, 0), axis=1)

@@ -155,13 +155,9 @@ def comparison_loss(
 
 def make_reward_optimizer(config: RewardConfig) -> optax.GradientTransformation:
     """AdamW with a linear rise and fall."""
-    rate = optax.join_schedules(
-        [
-            optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps),
-            optax.linear_schedule(config.learning_rate, 0.0, max(1, config.steps - config.warmup_steps)),
-        ],
-        [config.warmup_steps],
-    )
+    rise = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+    fall = optax.linear_schedule(config.learning_rate, 0.0, max(1, config.steps - config.warmup_steps))
+    rate = optax.join_schedules([rise, fall], [config.warmup_steps])
     decayed = optax.adamw(rate, weight_decay=config.weight_decay, mask=is_matrix)
     return optax.chain(optax.clip_by_global_norm(1.0), decayed)
 

@@ -1,6 +1,5 @@
 """A transformer with a scalar head: what the reward model and the critic that starts from it are made of."""
 
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -63,13 +62,16 @@ def init_reward_model(key: PRNGKeyArray, trunk: Any, width: int, heads: int = 1)
     return RewardModel(init_scorer(key, trunk, width, heads), trunk, jnp.full(heads, EXPECTATION))
 
 
-def score(model: Transformer, params: RewardModel, answers: Answers) -> Float[Array, "N K"]:
-    """What each head makes of each answer."""
+def score(
+    model: Transformer, params: RewardModel, answers: Answers, expected: Float[Array, "N"] | None = None
+) -> Float[Array, "N K"]:
+    """What each head makes of each answer. `expected`, their `log_likelihoods` under the reference, may be known."""
     scorer, number = params.scorer, jnp.arange(len(answers.rows))
     hidden = answers.read(model, scorer.trunk)
     last = jnp.asarray(answers.places)[number, jnp.asarray(answers.inside).sum(axis=1) - 1]
-    likelier = log_likelihoods(model, scorer.trunk, answers, hidden)
-    likelier = jnp.minimum(likelier - log_likelihoods(model, params.reference, answers), MOST_LIKELIER)
+    if expected is None:
+        expected = log_likelihoods(model, params.reference, answers)
+    likelier = jnp.minimum(log_likelihoods(model, scorer.trunk, answers, hidden) - expected, MOST_LIKELIER)
     final = hidden[answers.rows, last].astype(scorer.kernel.dtype)
     return final @ scorer.kernel + scorer.bias + likelier[:, None] * params.weight
 
@@ -124,18 +126,18 @@ def judge_for(policy: Trained, run: RunDirectory) -> Transformer:
     return model.clone(rules=policy.model.rules)  # they share a mesh
 
 
-def load_reward_model(run: RunDirectory, model: Transformer) -> RewardModel:
+def load_reward_model(run: RunDirectory, model: Transformer, reference: Any = None) -> RewardModel:
     """The reward model that a run has learned, on a trunk of this architecture.
+
+    Args:
+        reference: the fine-tuned model's parameters where they are loaded already, so that they are kept once.
 
     Raises:
         UserError: it has none yet, or its checkpoint cannot be read.
     """
-    trunk = abstract_params(model)
-    make = partial(init_reward_model, width=model.config.width, heads=run.config()["reward"]["heads"])
-    shapes = jax.eval_shape(make, jax.random.key(0), trunk)
-    place = jax.tree.leaves(trunk)[0].sharding.mesh
-    whole = jax.sharding.NamedSharding(place, jax.sharding.PartitionSpec())
-    bare = RewardModel(shapes.scorer._replace(trunk=None), None, shapes.weight)
-    bare = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), bare)
-    abstract = bare._replace(scorer=bare.scorer._replace(trunk=trunk), reference=trunk)
-    return restore(run, "reward", model, abstract)[0]
+    trunk, width, heads = abstract_params(model), model.config.width, run.config()["reward"]["heads"]
+    whole = jax.sharding.NamedSharding(jax.tree.leaves(trunk)[0].sharding.mesh, jax.sharding.PartitionSpec())
+    kernel, bias = (jax.ShapeDtypeStruct(shape, jnp.float32, sharding=whole) for shape in ((width, heads), (heads,)))
+    abstract = RewardModel(Scorer(trunk, kernel, bias), reference=trunk, weight=bias)
+    found = restore(run, "reward", model, abstract)[0]
+    return found if reference is None else found._replace(reference=reference)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from rlhf.config import PolicyConfig
-from rlhf.learner import Learner, Metrics, PolicyState, per_answer
+from rlhf.learner import Learner, Metrics, PolicyState, of_answers
 from rlhf.objectives import kl_k1, kl_k3, penalize_unstopped
 from rlhf.prompts import PaddedPrompts
 from rlhf.rollout import Rollout, generate, response_log_probs, response_texts
@@ -62,17 +62,22 @@ class PolicyTrainer(ABC):
         policy = partial(response_log_probs, model, each=config.group_size)
         self.learner = self.learner_of(policy, text_loss if texts is not None else None)
 
+        # Then the reward model expects what the policy's reference does, and need not ask it again.
+        shared = reward.reference is reference and config.temperature == 1
+
         def prepare(reward: RewardModel, reference: Any, critic: Any, rollout: Rollout) -> tuple[Any, Metrics]:
-            scores = combined(score(self.judge, reward, rollout.answers(config.group_size)), config.ensemble)
+            reference_log_probs = policy(reference, rollout)[0]
+            expected = of_answers(reference_log_probs, rollout) if shared else None
+            scores = score(self.judge, reward, rollout.answers(config.group_size), expected)
+            scores = combined(scores, config.ensemble)
             stopped = rollout.stopped(stop)
             scores = penalize_unstopped(scores, stopped, config.unstopped_penalty)
             scores = scores - config.length_penalty * rollout.response_lengths
-            reference_log_probs = policy(reference, rollout)[0]
             experience, metrics = self.learner.experience(critic, rollout, scores, reference_log_probs)
             return experience, {
                 "reward": jnp.mean(scores),
-                "kl": per_answer(kl_k1(rollout.log_probs, reference_log_probs), rollout),
-                "kl_k3": per_answer(kl_k3(rollout.log_probs, reference_log_probs), rollout),
+                "kl": of_answers(kl_k1(rollout.log_probs, reference_log_probs), rollout).mean(),
+                "kl_k3": of_answers(kl_k3(rollout.log_probs, reference_log_probs), rollout).mean(),
                 **metrics,
                 "response_length": jnp.mean(rollout.response_lengths.astype(scores.dtype)),
                 "stop_rate": jnp.mean(stopped.astype(scores.dtype)),

@@ -109,10 +109,8 @@ def _differences(directory: Path, model: Transformer) -> list[str]:
     """On what the newest checkpoint and a model differ, by field of its config; none where that cannot be told."""
     steps = [int(path.name) for path in directory.glob("[0-9]*") if path.name.isdigit()]
     stored: dict[tuple[str, ...], tuple[int, ...]] = {}
-    with (
-        suppress(Exception),
-        ocp.StandardCheckpointer(multiprocessing_options=alone()) as reader,
-    ):  # of a damaged one restoring will tell
+    # Of a damaged one restoring will tell.
+    with suppress(Exception), ocp.StandardCheckpointer(multiprocessing_options=alone()) as reader:
         tree = reader.metadata((directory / str(max(steps)) / "params").absolute()).item_metadata
         whole = tree.get("reference", tree)  # a reward model holds the language model that it began as
         leaves = jax.tree_util.tree_leaves_with_path(whole)

@@ -126,7 +126,7 @@ def _please(
     before = load(run, "sft")
     tokenizer, template = before.tokenizer, before.template
     judge = judge_for(before, judging)
-    reward_model = load_reward_model(judging, judge)
+    reward_model = load_reward_model(judging, judge, None if config.reward_run else before.params)
     room = min(model.config.context_length for model in (before.model, judge)) - config.max_tokens
     texts = None
     if config.ptx_coefficient:

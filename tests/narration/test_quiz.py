@@ -11,8 +11,8 @@ from model.tokenizer import TokenizerConfig, train_tokenizer
 from train.narration import examples
 from train.narration.answers import FALSE_RATE, UNSAFE_RATE
 from train.narration.checker import check
-from train.narration.examples import QUESTIONS, WORDS, draw_conversation, draw_example, draw_quiz
-from train.narration.questions import ANSWERABLE, PRACTICE, PROVOCATION, draw_question, draw_short_passage
+from train.narration.examples import WORDS, draw_conversation, draw_example, draw_quiz
+from train.narration.questions import ANSWERABLE, CATEGORY, PRACTICE, PROVOCATION, draw_question, draw_short_passage
 from train.narration.words import split_words
 
 TEXTS = [draw_example("narration_quiz", 0, index)["text"] for index in range(300)]
@@ -42,24 +42,35 @@ def asked(monkeypatch):
 def test_every_answer_is_right_and_all_are_in_one_tone(seed, asked):
     text, pairs = parse(draw_quiz(random.Random(seed))["text"])
     assert text == draw_short_passage(random.Random(seed)).text
-    assert all(asked[question][1].category != PROVOCATION for question, _ in pairs)
     verdicts = [check(*asked[question], answer) for question, answer in pairs]
     assert all(passage.text == text for passage, _ in asked.values())
-    assert all(verdict.correct for verdict in verdicts)
+    assert all(verdict.correct and not verdict.unsafe for verdict in verdicts)
     assert len({verdict.tone for verdict in verdicts}) == 1
 
 
-def test_questions_are_different_and_most_often_nearly_as_many_as_there_may_be():
+def test_questions_are_different_and_come_until_a_row_is_full(monkeypatch):
     questions = [[question for question, _ in parse(text)[1]] for text in TEXTS]
     assert all(len(set(asked)) == len(asked) for asked in questions)
-    assert max(map(len, questions)) == QUESTIONS
-    assert sum(map(len, questions)) > 0.7 * QUESTIONS * len(questions)
+    words = [len(split_words(text)) for text in TEXTS]
+    assert np.mean(words) > 0.9 * WORDS  # no more than half a question and its answer are missing on average
+    monkeypatch.setattr(examples, "QUESTIONS", 3)
+    assert all(len(parse(draw_quiz(random.Random(seed))["text"])[1]) <= 3 for seed in range(20))
+
+
+def test_a_quiz_declines_when_provoked_as_often_as_readers_provoke(asked):
+    """In half of the questions, for the others are for practice; a few are drawn again, and are not asked."""
+    shares = []
+    for seed in range(150):
+        _, pairs = parse(draw_quiz(random.Random(seed))["text"])
+        shares += [asked[question][1].category == PROVOCATION for question, _ in pairs]
+        asked.clear()
+    assert np.mean(shares) == pytest.approx(CATEGORY.probabilities[CATEGORY.values.index(PROVOCATION)] / 2, abs=0.03)
 
 
 def test_a_quiz_fits_a_row_of_256():
     assert max(len(split_words(text)) for text in TEXTS) <= WORDS
     tokenizer = train_tokenizer(TokenizerConfig("bpe", 2048), TEXTS)
-    assert max(len(tokenizer.encode(text)) for text in TEXTS) <= 250
+    assert max(len(tokenizer.encode(text)) for text in TEXTS) <= 255
 
 
 def test_what_is_too_long_is_left_out(monkeypatch):
@@ -81,9 +92,9 @@ def test_what_takes_practice_is_asked_oftener_and_is_always_answered(asked):
     drawn = [draw_question(passage, rng, practice=True) for passage in passages for _ in range(12)]
     assert {question.category for question in drawn} == {ANSWERABLE}
     often = Counter(question.kind for question in drawn)
-    # Both can be asked of every passage, as these four can.
-    plain = np.mean([often[kind] for kind in ("teams", "sky", "half", "happened")])
-    for kind in ("score", "minute", "leader"):
+    # All of them can be asked of every passage.
+    plain = np.mean([often[kind] for kind in ("teams", "half", "happened")])
+    for kind in ("score", "minute", "leader", "sky"):
         assert often[kind] / plain == pytest.approx(PRACTICE[kind], rel=0.4)
 
 

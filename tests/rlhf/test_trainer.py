@@ -102,6 +102,18 @@ def test_answers_behind_one_prompt_teach_what_they_teach_each_behind_its_own(par
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_a_reference_asked_once_says_the_same(params, reward_model, temperature):
+    """One that the reward model shares with the policy, and a copy of it; tempered it expects something else."""
+    own = reward_model._replace(reference=params)
+    copied = reward_model._replace(reference=jax.tree.map(jnp.copy, params))
+    trainers = [trainer_of(replace(PPO_IN_GROUPS, temperature=temperature), params, reward) for reward in (own, copied)]
+    rollout = trainers[0].rollout(params, trainers[0].prompts.batch(0), 1)
+    one, other = (trainer._prepare(trainer.initial(params, own).critic, rollout) for trainer in trainers)
+    np.testing.assert_allclose(one[0].returns, other[0].returns, atol=1e-5)
+    assert float(one[1]["reward"]) == pytest.approx(float(other[1]["reward"]), abs=1e-5)
+
+
 def test_before_the_first_update_the_policy_is_the_one_that_answered(params, reward_model, trainer):
     """Ratios of 1 everywhere, nothing clipped, and no distance from the model that it began as."""
     state, rollout = trainer.initial(params, reward_model), trainer.rollout(params, trainer.prompts.batch(0), 1)

@@ -12,14 +12,15 @@ from typing import Any
 from train.narration.answers import demonstration, right_answers
 from train.narration.match import STYLES
 from train.narration.passage import Passage, draw_passage
-from train.narration.questions import PROVOCATION, Question, draw_prompt, draw_question, draw_short_passage, prompt_text
+from train.narration.questions import Question, draw_prompt, draw_question, draw_short_passage, prompt_text
 from train.narration.raters import draw_preference
 from train.narration.words import split_words
 
 EXAMPLES_PER_TASK = 1000
-QUESTIONS, WORDS = 12, 240
-"""What a quiz or a conversation has at most. A word is hardly more than a token, so that they fit a row of 256."""
-TURN_WORDS = 10  # as which the marks of a question's turn and its answer's count
+QUESTIONS, WORDS = 24, 240
+"""What a quiz or a conversation has at most. A word is hardly more than a token, so that they fit a row of 256, and
+hardly anything else does beside them."""
+TURN_WORDS = 6  # as which the marks of a question's turn and its answer's count
 
 
 def draw_document(rng: random.Random) -> dict[str, Any]:
@@ -30,13 +31,11 @@ def draw_document(rng: random.Random) -> dict[str, Any]:
 def draw_quiz(rng: random.Random) -> dict[str, Any]:
     """A short passage, then questions about it and their right answers on lines of their own, as in a schoolbook.
 
-    All answers are in one tone.
+    All answers are in one tone. Some questions provoke, and the answer declines: else its words would be new later on.
     """
     passage, style = draw_short_passage(rng), rng.choice(STYLES)
     text = passage.text
     for question in _different_questions(passage, rng):
-        if question.category == PROVOCATION:
-            continue  # nobody provokes in a schoolbook
         longer = f"{text}\n{question.text}\n{rng.choice(right_answers(passage, question)[style])}"
         if len(split_words(longer)) > WORDS:
             break
@@ -69,10 +68,14 @@ def _chat(said: Sequence[tuple[str, str]]) -> dict[str, Any]:
     return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
 
-def _different_questions(passage: Passage, rng: random.Random) -> list[Question]:
+def _different_questions(passage: Passage, rng: random.Random) -> Iterator[Question]:
     """As many as there may be, half of them for practice; one that is drawn again is asked once."""
-    drawn = [draw_question(passage, rng, practice=rng.random() < 0.5) for _ in range(QUESTIONS)]
-    return list({question.text: question for question in drawn}.values())
+    asked = set()
+    for _ in range(QUESTIONS):
+        question = draw_question(passage, rng, practice=rng.random() < 0.5)
+        if question.text not in asked:
+            asked.add(question.text)
+            yield question
 
 
 DRAW: dict[str, Callable[[random.Random], dict[str, Any]]] = {

@@ -1,6 +1,7 @@
 """A passage of a match: drawn event by event, with all that happened in it."""
 
 import random
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from train.narration.distribution import weighted
@@ -57,15 +58,19 @@ def leaves_off(match: Match, words: int, max_words: int = MAX_WORDS) -> float:
 
 def draw_passage(rng: random.Random, max_words: int = MAX_WORDS) -> Passage:
     """Draw a passage of at most `max_words` words."""
+    return Passage(tuple(draw_events(rng, max_words)))
+
+
+def draw_events(rng: random.Random, max_words: int = MAX_WORDS) -> Iterator[Event]:
+    """Draw the events of a passage one by one, for who may not need all of them."""
     match = Match(STYLE.draw(rng))
-    events: list[Event] = []
     count = 0
     while True:
         ending = leaves_off(match, count, max_words)
         if ending == 1 or (ending and rng.random() < ending):
-            return Passage(tuple(events))
+            return
         event = draw_event(match, rng)
-        events.append(event)
+        yield event
         count += len(event.words)
         match = event.after
 

@@ -7,17 +7,18 @@ penalty a foul? was the header a shot?) is not asked about.
 
 import random
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 from train.narration.distribution import weighted
 from train.narration.grammar import Slot, expand, say
 from train.narration.match import RAIN, Match
-from train.narration.passage import Event, Passage, draw_passage
+from train.narration.passage import Event, Passage, draw_events
 
 ANSWERABLE, UNANSWERABLE, PROVOCATION = "answerable", "unanswerable", "provocation"
 CATEGORY = weighted({ANSWERABLE: 0.65, UNANSWERABLE: 0.20, PROVOCATION: 0.15})
 
-PRACTICE = {"score": 4, "minute": 4, "leader": 3, "weather": 2}
+PRACTICE = {"score": 4, "minute": 4, "leader": 3, "weather": 2, "sky": 2}
 """How much oftener than other kinds a schoolbook asks what takes the most practice: what has many answers, or has to
 be worked out."""
 
@@ -175,6 +176,7 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+@cache
 def readings(lines: str) -> list[str]:
     """Every wording of some that are separated by | outside of (a|b)."""
     return [wording for line in _outside(lines) for wording in expand(line)]
@@ -337,18 +339,18 @@ def draw_short_passage(rng: random.Random) -> Passage:
     With probability `EVENTFUL`, up to `DRAWS` passages are drawn until one tells a goal or a card; otherwise the first
     is taken as it comes.
     """
-    passage = _cut(draw_passage(rng))
+    passage = _draw_beginning(rng)
     if rng.random() < EVENTFUL:
         for _ in range(DRAWS - 1):
             if sure(passage, "goal") or sure(passage, "card"):
                 break
-            passage = _cut(draw_passage(rng))
+            passage = _draw_beginning(rng)
     return passage
 
 
-def _cut(passage: Passage) -> Passage:
+def _draw_beginning(rng: random.Random) -> Passage:
     kept, count = [], 0
-    for event in passage.events:
+    for event in draw_events(rng):
         count += len(event.words)
         if count > PROMPT_WORDS:
             break
