@@ -1,5 +1,6 @@
 """A transformer with a scalar head: what the reward model and the critic that starts from it are made of."""
 
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from model.errors import UserError
 from model.transformer import Transformer
-from rlhf.answers import Answers
+from rlhf.answers import Answers, AnyArray
 from train.objective import cross_entropy
 from train.run_directory import RunDirectory
 from train.trained import Trained, abstract_params, open_language, restore
@@ -63,7 +64,7 @@ def init_reward_model(key: PRNGKeyArray, trunk: Any, width: int, heads: int = 1)
 
 
 def score(
-    model: Transformer, params: RewardModel, answers: Answers, expected: Float[Array, "N"] | None = None
+    model: Transformer, params: RewardModel, answers: Answers, expected: Float[AnyArray, "N"] | None = None
 ) -> Float[Array, "N K"]:
     """What each head makes of each answer. `expected`, their `log_likelihoods` under the reference, may be known."""
     scorer, number = params.scorer, jnp.arange(len(answers.rows))
@@ -137,7 +138,7 @@ def load_reward_model(run: RunDirectory, model: Transformer, reference: Any = No
     """
     trunk, width, heads = abstract_params(model), model.config.width, run.config()["reward"]["heads"]
     whole = jax.sharding.NamedSharding(jax.tree.leaves(trunk)[0].sharding.mesh, jax.sharding.PartitionSpec())
-    kernel, bias = (jax.ShapeDtypeStruct(shape, jnp.float32, sharding=whole) for shape in ((width, heads), (heads,)))
-    abstract = RewardModel(Scorer(trunk, kernel, bias), reference=trunk, weight=bias)
+    of: Any = partial(jax.ShapeDtypeStruct, dtype=jnp.float32, sharding=whole)
+    abstract = RewardModel(Scorer(trunk, of((width, heads)), of((heads,))), reference=trunk, weight=of((heads,)))
     found = restore(run, "reward", model, abstract)[0]
     return found if reference is None else found._replace(reference=reference)
