@@ -90,7 +90,9 @@ def generate(
 
     def choose(scores: Float[Array, "B V"], index: Int[Array, ""]) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
         tempered = _tempered(scores, temperature[:, None])
-        token = jax.random.categorical(jax.random.fold_in(key, index), tempered)
+        # What `jax.random.categorical` does, but with the noise apart: within the argmax one core would make it alone.
+        noise = jax.random.gumbel(jax.random.fold_in(key, index), tempered.shape, tempered.dtype)
+        token = jnp.argmax(jax.lax.optimization_barrier(tempered + noise), axis=-1)
         return token, _log_prob(tempered, token)
 
     def ends(token: Int[Array, "B"]) -> Bool[Array, "B"]:

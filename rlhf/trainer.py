@@ -117,14 +117,15 @@ class PolicyTrainer(ABC):
             texts = jax.tree.map(lambda *x: np.stack(x), *drawn)
         key = jax.random.fold_in(self.key, 2 * number + 1)
         state, learned = self._update(state, experience, key, texts)
-        metrics = {name: float(value) for name, value in {**measured, **learned}.items()}
-        answers = response_texts(rollout, self.tokenizer, self.stop)
-        note = f"reward {metrics['reward']:.2f}  KL {metrics['kl']:.2f}"
+        # The device goes on learning meanwhile.
+        answers, gold = response_texts(rollout, self.tokenizer, self.stop), {}
         if self.gold is not None:
             asked = np.repeat(places, c.group_size)
-            gold = np.mean([self.gold(int(i), a) for i, a in zip(asked, answers, strict=True)])
-            metrics["gold_reward"] = float(gold)
-            note += f"  gold {gold:.2f}"
+            each = [self.gold(int(i), a) for i, a in zip(asked, answers, strict=True)]
+            gold = {"gold_reward": float(np.mean(each))}
+        metrics = {name: float(value) for name, value in {**measured, **learned, **gold}.items()}
+        named = {"reward": "reward", "kl": "KL", "gold_reward": "gold"}
+        note = "  ".join(f"{named[name]} {metrics[name]:.2f}" for name in named if name in metrics)
         prompts = [self.prompts.tokens[i, 1 : self.prompts.lengths[i]].tolist() for i in places[:SAMPLES]]
         shown = [
             {"prompt": self.tokenizer.decode(ids), "text": answer}
