@@ -28,7 +28,7 @@ from train.narration.words import split_words
 from train.progress import bar
 from train.trained import Trained
 
-BATCH = 128
+BATCH = 256
 Z = 1.959964  # 97.5% of a normal distribution lies below
 RIDGE = 0.1
 NEWTON_STEPS = 25

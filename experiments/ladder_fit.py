@@ -21,7 +21,7 @@ COUNTS = {
     "total": "all parameters",
     "non_embedding": "parameters but for the embedding",
 }
-"""Ways to count N; under the first C = 6 N D to the letter."""
+"""Ways to count N; under the first C = 6 N D to the letter, where D are tokens of text: padding of rows is left out."""
 FEW = 4  # sizes or budgets, under which E and the exponents are hardly told apart
 LOUD = 0.2  # of what twice the tokens bring: noise between seeds that is too large
 Run = tuple[Cell, Mapping[str, Any]]
@@ -37,7 +37,9 @@ def points_of(ladder: Ladder, runs: Sequence[Run], count: str) -> Points:
     """N in one of the `COUNTS`, tokens and held-out loss of runs."""
     sizes = [ladder.size(cell.size) for cell, _ in runs]
     N = [size.flops_per_token / FLOPS_PER_WEIGHT if count == "flops" else getattr(size, count) for size in sizes]
-    D, loss = ([result[name] for _, result in runs] for name in ("tokens", "validation_loss"))
+    # How much text a budget's rows hold differs a little from seed to seed; as budgets they are one.
+    seen = {cell.place: result["tokens"] for cell, result in averaged(runs)}
+    D, loss = [seen[cell.place] for cell, _ in runs], [result["validation_loss"] for _, result in runs]
     return Points(*(np.array(column, float) for column in (N, D, loss)))
 
 
@@ -76,10 +78,11 @@ def _row(ladder: Ladder, cell: Cell, result: Mapping[str, Any]) -> dict[str, Any
         "run": cell.name,
         "size": cell.size,
         "seed": cell.seed,
+        "steps": cell.steps,
         "total": size.total,
         "non_embedding": size.non_embedding,
         "tokens": result["tokens"],
-        "flops": ladder.flops(cell),
+        "flops": size.flops_per_token * result["tokens"],
         "epochs": result["tokens"] / ladder.data_tokens,
         "loss": result["validation_loss"],
     }
@@ -104,7 +107,7 @@ def held_out(
     return {
         "size": most.size,
         "steps": most.steps,
-        "flops": ladder.flops(most),
+        "flops": FLOPS_PER_WEIGHT * N * D,
         "seeds": len(largest.N),
         "loss": loss,
         "predicted": foretold.value,
@@ -203,7 +206,7 @@ def warnings(ladder: Ladder, found: Mapping[str, Any]) -> list[str]:
     missing = found["planned"] - len(found["runs"])
     if missing:
         lines.append(f"{missing} of {found['planned']} runs are not done; the law is of the others.")
-    for what, key in (("sizes", "size"), ("budgets", "tokens")):
+    for what, key in (("sizes", "size"), ("budgets", "steps")):
         count = len({row[key] for row in found["runs"]})
         if count < FEW:
             lines.append(f"Only {count} {what}: fewer than {FEW} hardly tell E from the exponents.")

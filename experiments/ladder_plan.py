@@ -15,6 +15,7 @@ from model.errors import UserError
 from train.progress import bar
 from train.run_directory import write_atomically
 
+MEASURED = "measured"
 WARMUP, REPEATS = 2, 5
 SHORTEST = 1.5  # times the warm-up: the least decay start of a budget found for a time or a number of FLOPs
 
@@ -44,8 +45,8 @@ def plan(
     sizes = parse_sizes(experiment.model, named_sizes)
     data_tokens, vocabulary = _open_data(experiment)
     ladder = Ladder(experiment, sizes, (), workers, data_tokens, vocabulary, tuple(command))
-    ladder.save(folder)
-    ladder = replace(ladder, sizes=_measured(ladder, folder))
+    ladder.save(folder / MEASURED)  # where the children that measure look; a plan before this one stays until it is one
+    ladder = replace(ladder, sizes=_measured(ladder, folder / MEASURED))
     _check_memory(ladder)
 
     def with_budgets(tokens: Sequence[float]) -> Ladder:
@@ -111,17 +112,15 @@ def _measured(ladder: Ladder, folder: Path) -> tuple[Size, ...]:
     Raises:
         UserError: one does not fit, or cannot be measured.
     """
-    measured = folder / "measured"
-    measured.mkdir(parents=True, exist_ok=True)
-    for path in measured.glob("*.json"):
-        path.unlink()
+    for size in ladder.sizes:
+        (folder / f"{size.name}.json").unlink(missing_ok=True)
     largest_first = sorted(ladder.sizes, key=lambda size: -size.width * size.layers)
     with bar("measuring sizes", len(ladder.sizes)) as advance:
         commands = [("scale", "ladder", "measure", str(folder), size.name) for size in largest_first]
         done = run_commands(commands, ladder.workers, ended=lambda _: advance())
     if failed := [child for child in done if child.code]:
         raise UserError(f"size {failed[0].command[-1]} cannot be run here: {' '.join(failed[0].said[-1:])}")
-    return tuple(Size(**json.loads((measured / f"{size.name}.json").read_text())) for size in ladder.sizes)
+    return tuple(Size(**json.loads((folder / f"{size.name}.json").read_text())) for size in ladder.sizes)
 
 
 def _check_memory(ladder: Ladder) -> None:
@@ -176,4 +175,4 @@ def measure(ladder: Ladder, folder: Path, size: Size, started: float) -> None:
         compile_seconds=step.compile_seconds,
         memory_bytes=memory.argument_size_in_bytes + memory.temp_size_in_bytes if memory else 0,
     )
-    write_atomically(folder / "measured" / f"{size.name}.json", json.dumps(asdict(found)))
+    write_atomically(folder / f"{size.name}.json", json.dumps(asdict(found)))

@@ -116,7 +116,8 @@ def write_report(ladder: Ladder, folder: Path, found: Mapping[str, Any]) -> Path
             f"(Hoffmann et al. 2022; Besiroglu et al. 2024); intervals by bootstrap "
             f"over runs, {_rounds(found)} rounds.",
             *(f"N as {COUNTS[count]}:\n\n" + table(HEADINGS, cells(told)) for count, told in found["laws"].items()),
-            "## The best use of a budget\n\nN as FLOPs per token / 6, under which C = 6 N D exactly.",
+            "## The best use of a budget\n\nN as FLOPs per token / 6, under which C = 6 N D exactly; what rows are "
+            "padded with is not counted.",
             table(FRONTIER, frontier_cells(found["laws"]["flops"], 4)),
             "![the best N and D](pictures/best_use.png)\n\nOther text, tokens and models: of the published laws only "
             f"the slopes can be compared, a = {HOFFMANN.exponent:.2f} (Hoffmann et al.) and {EPOCH.exponent:.2f} "

@@ -46,7 +46,11 @@ def begin(ladder: Ladder, folder: Path, cell: Cell, before: Cell | None) -> None
     run = ladder.run(folder, cell)
     claim(run, ladder.experiment_of(cell))
     if before is not None and not run.stages():
-        _inherit(ladder.run(folder, before), run, before.decay_start)
+        source = ladder.run(folder, before)
+        saved = [int(path.name) for path in source.stage(STAGE).checkpoints.glob("[0-9]*")]
+        # A run that was stopped often in its decay may have kept none from before it.
+        if steady := [step for step in saved if step <= before.decay_start]:
+            _inherit(source, run, max(steady))
 
 
 def _inherit(source: RunDirectory, target: RunDirectory, step: int) -> None:

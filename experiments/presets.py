@@ -47,7 +47,15 @@ NARRATOR = Experiment(
         ),
     ),
     reward=RewardConfig(source="narration_answers:9000", answers=5, steps=560),
-    ppo=PPOConfig(learning_rate=2e-4, group_size=4, kl_coefficient=0.05, length_penalty=0.06, ptx_coefficient=0.2),
+    ppo=PPOConfig(
+        prompts="narration_chat:1600:1",  # all that are asked in 100 iterations
+        group_size=4,
+        max_tokens=24,  # people's longest answers take 21
+        kl_coefficient=0.05,
+        length_penalty=0.06,
+        learning_rate=2e-4,
+        ptx_coefficient=0.2,
+    ),
     stages=("pretrain", "sft", "reward", "ppo", "compare"),
 )
 

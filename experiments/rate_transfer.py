@@ -102,6 +102,11 @@ def train(cells: Sequence[Cell], workers: int | None, advance: Callable[[], None
     for child in done:
         if child.code and not any("not finite" in line for line in child.said):
             raise UserError(f"'narrador {' '.join(child.command)}' failed (code {child.code}); the others are kept.")
+    lost = {cell.command for cell in waiting if cell.loss is None} - {child.command for child in done if child.code}
+    if lost:  # somebody stopped it, and it alone
+        raise UserError(
+            f"'narrador {' '.join(min(lost))}' was stopped before its end; the same command goes on with it."
+        )
     return done
 
 

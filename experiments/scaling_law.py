@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.optimize import minimize, nnls
 
 Array = np.ndarray
@@ -111,16 +111,18 @@ def objective(law: Law, points: Points) -> float:
     return float(huber(np.log(law.loss(points.N, points.D)) - np.log(points.loss)).sum())
 
 
-def _objective(theta: Float[Array, "5"], logs: _Logs) -> tuple[float, Float[Array, "5"]]:
+def _objective(
+    theta: Float[Array, "5"], logs: _Logs, weights: Float[Array, "M"] | float = 1.0
+) -> tuple[float, Float[Array, "5"]]:
     """The objective and its gradient by log E, log A, log B (at the middle), alpha and beta."""
     e, a, b, alpha, beta = theta
     terms = np.stack([np.full_like(logs.n, e), a - alpha * logs.n, b - beta * logs.d])
     total = np.logaddexp.reduce(terms, axis=0)
     residuals = total - logs.loss
     # Of each term its share of the loss, times the slope of the Huber loss.
-    by_term = np.exp(terms - total) * np.clip(residuals, -HUBER_DELTA, HUBER_DELTA)
+    by_term = np.exp(terms - total) * np.clip(residuals, -HUBER_DELTA, HUBER_DELTA) * weights
     gradient = np.array([*by_term.sum(axis=1), -by_term[1] @ logs.n, -by_term[2] @ logs.d])
-    return float(huber(residuals).sum()), gradient
+    return float((weights * huber(residuals)).sum()), gradient
 
 
 def starts(points: Points, count: int = STARTS) -> list[Law]:
@@ -138,14 +140,16 @@ def starts(points: Points, count: int = STARTS) -> list[Law]:
     return [logs.law(theta) for _, theta in sorted(found, key=lambda pair: pair[0])[:count]]
 
 
-def fit(points: Points, near: Sequence[Law]) -> Law:
+def fit(points: Points, near: Sequence[Law], weights: Float[Array, "M"] | float = 1.0) -> Law:
     """The law with the least objective that BFGS finds from any of the given ones.
 
     Args:
         points: `enough` of them.
+        weights: how much each counts.
     """
     logs = _Logs.of(points)
-    ends = [minimize(_objective, logs.theta(law), args=(logs,), jac=True, method="BFGS", tol=1e-8) for law in near]
+    settings: Any = {"args": (logs, weights), "jac": True, "method": "BFGS", "tol": 1e-8}
+    ends = [minimize(_objective, logs.theta(law), **settings) for law in near]
     return logs.law(min((end for end in ends if np.isfinite(end.fun)), key=lambda end: end.fun).x)
 
 
@@ -172,19 +176,18 @@ def enough(points: Points) -> bool:
 def bootstrap(
     points: Points, near: Sequence[Law], rounds: int, seed: int, advance: Callable[[], None] = lambda: None
 ) -> Law:
-    """Laws of as many points drawn with replacement, `rounds` of them in arrays.
+    """Laws of the points, each counting as much as chance says, `rounds` of them in arrays.
 
-    Draws from which no law can be told are made anew.
+    The Bayesian bootstrap (Rubin 1981): weights from a flat Dirichlet distribution. Drawing points with replacement
+    would often leave too few different ones for a law, and drawing anew until there are enough, intervals too narrow.
 
     Args:
         near: what each round starts from.
         advance: called after each round.
     """
     rng = np.random.default_rng(seed)
-    found: list[Law] = []
-    while len(found) < rounds:
-        drawn: Int[Array, "M"] = rng.integers(len(points.N), size=len(points.N))
-        if enough(points.take(drawn)):
-            found.append(fit(points.take(drawn), near))
-            advance()
+    count, found = len(points.N), []
+    for _ in range(rounds):
+        found.append(fit(points, near, count * rng.dirichlet(np.ones(count))))
+        advance()
     return Law(*np.array(found).T)

@@ -13,6 +13,7 @@ import difflib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from experiments.config import Experiment
@@ -103,8 +104,16 @@ def with_values(experiment: Experiment, values: Mapping[str, Value], where: str)
         section, name = path.split(".")
         mapping[section][name] = value
     changed = from_mapping(Experiment, mapping, where)
+    if changed.train.eval_batches is not None:
+        # As many tokens as before, or losses of other batches would be of other text.
+        batches = changed.train.eval_batches * _batch_tokens(experiment) / _batch_tokens(changed)
+        changed = replace(changed, train=replace(changed.train, eval_batches=max(1, round(batches))))
     changed.check()
     return changed
+
+
+def _batch_tokens(experiment: Experiment) -> int:
+    return experiment.train.batch_size * experiment.data.sequence_length
 
 
 def _paths() -> dict[str, Any]:

@@ -72,10 +72,11 @@ def write_report(study: Study, directory: Path, command: Sequence[str] | None = 
     drawn = []
     if found["best"]:
         log = {path: values.kind == "log" for path, values in study.space.items()}
-        sweep_pictures.sensitivity(found["rows"], log, found["best"]["number"], folder / "sensitivity.png", floor)
+        rows = [row for row in found["rows"] if row["outcome"] != "running"]  # of which some have no values yet
+        sweep_pictures.sensitivity(rows, log, found["best"]["number"], folder / "sensitivity.png", floor)
         drawn.append("## Each parameter by itself\n\n![held-out loss by parameter](pictures/sensitivity.png)")
         if len(study.space) > 1:
-            sweep_pictures.parallel(found["rows"], log, folder / "parallel.png")
+            sweep_pictures.parallel(rows, log, folder / "parallel.png")
             drawn.append("## All together\n\nA line for each trial.\n\n![trials as lines](pictures/parallel.png)")
     text = "\n\n".join(
         [

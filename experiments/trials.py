@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments.config import Experiment, claim
 from experiments.search_space import with_values
+from experiments.stages.language import open_sources
 from experiments.study import MESSAGE, Study, Taken, outcome
 from experiments.together import alike, pretrain_together, runs_that_fit
 from experiments.workers import Ended, run_commands
@@ -92,10 +93,13 @@ def _train_alike(study: Study, trials: Sequence[tuple[Taken, Experiment]], stop:
     taken, experiments = zip(*trials, strict=True)
     runs, watches = [one.run for one in taken], [_watch(study, *trial) for trial in trials]
     try:
-        outcomes = pretrain_together(experiments, runs, stop, len(runs), watches)
+        # Memory was asked about the sweep's own experiment; these may be larger.
+        most = len(runs) if study.sweep.workers or len(runs) == 1 else runs_that_fit(experiments[0])
+        outcomes = pretrain_together(experiments, runs, stop, most, watches)
     except UserError as error:
         if any(run.stages() for run in runs):  # they had begun to learn, so that the fault lies elsewhere
             raise
+        open_sources(study.sweep.experiment)  # all trials read the same; where that fails it is this machine's fault
         for one in taken:
             study.tell(one, "refused", message=str(error))
         return
@@ -120,9 +124,9 @@ def _watch(study: Study, taken: Taken, experiment: Experiment) -> Watch:
 
 
 def _check_possible(study: Study) -> None:
-    finished = study.finished()
-    refused = [trial for trial in finished if outcome(trial) == "refused"]
-    if len(refused) == len(finished) >= min(REFUSED_LIMIT, study.count):
+    trials = study.trials()  # those that still train too: they can be
+    refused = [trial for trial in trials if outcome(trial) == "refused"]
+    if len(refused) == len(trials) >= min(REFUSED_LIMIT, study.count):
         raise UserError(
             f"the first {len(refused)} trials cannot be, the last because: {refused[-1].user_attrs[MESSAGE]} Begin "
             "again in another --out with other ranges."

@@ -162,4 +162,5 @@ def _tempered(scores: Float[Array, "*B V"], temperature: Float[AnyArray, "..."])
 
 
 def _log_prob(log_distribution: Float[Array, "*B V"], tokens: Int[Array, "*B"]) -> Float[Array, "*B"]:
-    return jnp.take_along_axis(log_distribution, tokens[..., None], axis=-1)[..., 0]
+    chosen = tokens[..., None] == jnp.arange(log_distribution.shape[-1])
+    return jnp.sum(jnp.where(chosen, log_distribution, 0), axis=-1)  # whose gradient is no scatter

@@ -26,6 +26,7 @@ from train.batches import Batch, Batches
 from train.objective import next_token_loss
 
 SAMPLES = 4  # episodes that samples.jsonl shows of an iteration
+NOTED = {"reward": "reward", "kl": "KL", "gold_reward": "gold"}  # what the progress bar shows, by metric
 
 
 class PolicyTrainer(ABC):
@@ -69,9 +70,8 @@ class PolicyTrainer(ABC):
             reference_log_probs = policy(reference, rollout)[0]
             expected = of_answers(reference_log_probs, rollout) if shared else None
             scores = score(self.judge, reward, rollout.answers(config.group_size), expected)
-            scores = combined(scores, config.ensemble)
             stopped = rollout.stopped(stop)
-            scores = penalize_unstopped(scores, stopped, config.unstopped_penalty)
+            scores = penalize_unstopped(combined(scores, config.ensemble), stopped, config.unstopped_penalty)
             scores = scores - config.length_penalty * rollout.response_lengths
             experience, metrics = self.learner.experience(critic, rollout, scores, reference_log_probs)
             return experience, {
@@ -115,17 +115,14 @@ class PolicyTrainer(ABC):
         if self.texts is not None:
             drawn = [self.texts[(number - 1) * updates + index] for index in range(updates)]
             texts = jax.tree.map(lambda *x: np.stack(x), *drawn)
-        key = jax.random.fold_in(self.key, 2 * number + 1)
-        state, learned = self._update(state, experience, key, texts)
+        state, learned = self._update(state, experience, jax.random.fold_in(self.key, 2 * number + 1), texts)
         # The device goes on learning meanwhile.
         answers, gold = response_texts(rollout, self.tokenizer, self.stop), {}
         if self.gold is not None:
-            asked = np.repeat(places, c.group_size)
-            each = [self.gold(int(i), a) for i, a in zip(asked, answers, strict=True)]
-            gold = {"gold_reward": float(np.mean(each))}
+            asked = zip(np.repeat(places, c.group_size), answers, strict=True)
+            gold = {"gold_reward": np.mean([self.gold(int(place), answer) for place, answer in asked])}
         metrics = {name: float(value) for name, value in {**measured, **learned, **gold}.items()}
-        named = {"reward": "reward", "kl": "KL", "gold_reward": "gold"}
-        note = "  ".join(f"{named[name]} {metrics[name]:.2f}" for name in named if name in metrics)
+        note = "  ".join(f"{said} {metrics[name]:.2f}" for name, said in NOTED.items() if name in metrics)
         prompts = [self.prompts.tokens[i, 1 : self.prompts.lengths[i]].tolist() for i in places[:SAMPLES]]
         shown = [
             {"prompt": self.tokenizer.decode(ids), "text": answer}

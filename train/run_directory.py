@@ -205,7 +205,7 @@ class RunDirectory:
         except (FileExistsError, NotADirectoryError):
             raise UserError(f"{str(self.path)!r} is a file, not a folder for a run.") from None
         strangers = [] if self.config_path.exists() else sorted(child.name for child in self.path.iterdir())
-        if any(name != ".lock" for name in strangers):
+        if any(name != ".lock" and not name.startswith(f".{self.config_path.name}.") for name in strangers):
             raise UserError(f"{str(self.path)!r} is not empty and holds no run: {', '.join(strangers[:5])}.")
         with (self.path / ".lock").open("a+") as file:
             try:

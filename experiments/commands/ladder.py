@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from experiments.config import Experiment, find_experiment
+from experiments.seeds import check_seed
 from experiments.terminal import print_table
 from model.errors import UserError, unknown
 
@@ -216,6 +217,7 @@ def _fit(ladder: Any, arguments: Fit, report: bool) -> int:
 
     if arguments.bootstrap < 2:
         raise UserError(f"--bootstrap {arguments.bootstrap} must be at least 2.")
+    check_seed(arguments.seed)
     with bar("bootstrap", (len(COUNTS) + 1) * arguments.bootstrap) as advance:
         found = findings(ladder, arguments.folder, arguments.bootstrap, arguments.seed, advance)
     path = write_report(ladder, arguments.folder, found) if report else None

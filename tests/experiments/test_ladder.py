@@ -1,6 +1,7 @@
 """A ladder: runs that go on from each other, and a law told from losses whose law is known."""
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -11,14 +12,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments import cli
+from experiments import cli, ladder_plan
 from experiments.config import Experiment
 from experiments.ladder import Cell, Ladder, budgets, cells, load, parse_sizes
 from experiments.ladder_fit import averaged, findings, points_of, seed_noise, warnings
 from experiments.ladder_plan import _most_tokens
 from experiments.ladder_report import write_report
 from experiments.ladder_run import begin, states, work_on_chain
-from experiments.scaling_law import Law
+from experiments.scaling_law import Law, enough
 from model.config import ModelConfig
 from model.errors import UserError
 from model.tokenizer import TokenizerConfig
@@ -179,7 +180,7 @@ def test_what_is_to_doubt(tmp_path):
     assert noise["gain"] == pytest.approx(means[0] - means[1])
     (mean,) = [result["validation_loss"] for cell, result in averaged(runs) if cell.place == ("16x1", 20)]
     assert mean == pytest.approx(1.25 * first)
-    rows = [{"size": c.size, "tokens": r["tokens"], "epochs": 1.5} for c, r in runs]
+    rows = [{"size": c.size, "steps": c.steps, "epochs": 1.5} for c, r in runs]
     edge = {"C": 1e9, "loss": [1.0, 2.0, 3.0], "interior": False}
     told = "\n".join(warnings(ladder, {"planned": 19, "runs": rows, "isoflop": [edge], "seed_noise": noise}))
     for line in ("1 of 19 runs are not done", "Only 3 sizes", "Only 3 budgets", "the best size is the smallest"):
@@ -188,6 +189,54 @@ def test_what_is_to_doubt(tmp_path):
     assert "see their data 1.5 times" in told
     assert seed_noise([run for run in runs if run[0].seed == 0]) is None
     assert points_of(ladder, runs, "total").N[0] == 2500
+
+
+def test_seeds_are_no_budgets_of_their_own(tmp_path):
+    """Rows of another seed hold a little more text; the law is told from as many budgets as were planned."""
+    ladder = known(tmp_path, ladder_of(experiment(), ("16", "32", "64", "96"), (20, 40), seeds=2))
+    runs = [(cell, dict(ladder.run(tmp_path, cell).stage("pretrain").result)) for cell in ladder.cells]
+    for cell, result in runs:
+        result["tokens"] += 7 * cell.seed
+    points = points_of(ladder, runs, "flops")
+    assert sorted(set(points.D)) == [steps * ladder.tokens_per_step + 3.5 for steps in (20, 40)]
+    assert not enough(points)
+
+
+def test_a_run_whose_early_checkpoints_are_gone_is_no_dead_end(tmp_path):
+    """Who is stopped often in a decay keeps the newest checkpoints only: the next one begins before them, or anew."""
+    ladder = ladder_of(experiment(), sizes=("32",))
+    short, long = ladder.chain("32x1", 0)
+    source = ladder.run(tmp_path, short)
+    for path in (source.tokenizer_path, source.data_path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    stage = source.stage("pretrain")
+    stage.path.mkdir()
+    for name in ("samples", "speed", "metrics"):
+        stage.log(name).write_text("".join(json.dumps({"step": step}) + "\n" for step in range(1, 21)))
+    for step in (12, 17, 20):
+        (stage.checkpoints / str(step)).mkdir(parents=True)
+    target = ladder.run(tmp_path, long)
+    begin(ladder, tmp_path, long, short)
+    assert [path.name for path in target.stage("pretrain").checkpoints.iterdir()] == ["12"]
+    assert [row["step"] for row in target.stage("pretrain").rows("metrics")] == list(range(1, 13))
+    (stage.checkpoints / "12").rmdir()
+    shutil.rmtree(target.path)
+    begin(ladder, tmp_path, long, short)
+    assert target.config_path.exists()
+    assert not target.stages()
+
+
+def test_a_plan_that_cannot_be_leaves_the_one_before(tmp_path, monkeypatch):
+    ladder = ladder_of(experiment())
+    ladder.save(tmp_path)
+    before = (tmp_path / "plan.json").read_bytes()
+    monkeypatch.setattr(ladder_plan, "_open_data", lambda _: (10**9, 64))
+    monkeypatch.setattr(ladder_plan, "_measured", lambda ladder, _: ladder.sizes)
+    sizes = [size.name for size in ladder.sizes]
+    with pytest.raises(UserError, match="is too little"):
+        ladder_plan.plan(experiment(), tmp_path, sizes, (), 4, 1e-3, 1.0, 1, 2, ())
+    assert (tmp_path / "plan.json").read_bytes() == before
 
 
 def test_budgets_are_as_many_as_the_money_buys():

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from experiments import cli
+from experiments import cli, rate_transfer
 from experiments.presets import NARRATOR_TINY
 from experiments.rate_transfer import claim, findings, plan, rates_around
+from experiments.workers import Ended
 from model.errors import UserError
 from tests.experiments.narrador import LEAST, TEXT
 
@@ -55,6 +56,21 @@ def test_a_folder_of_another_study_is_refused(tmp_path):
     longer = replace(NARRATOR_TINY, train=replace(NARRATOR_TINY.train, steps=501))
     with pytest.raises(UserError, match=r"train\.steps: 500 there, 501 now"):
         claim(plan(tmp_path, longer, ["standard", "completep"], [64, 128], rates_around(1e-2, 2, 1), seeds=2))
+
+
+def test_a_run_that_was_stopped_alone_has_not_diverged(tmp_path, monkeypatch):
+    """SIGTERM reached one child: it saved, ended well, and has no loss."""
+    cells = plan(tmp_path, NARRATOR_TINY, ["standard"], [64], [1e-2, 2e-2], seeds=1)
+
+    def run(commands, workers, ended):
+        cells[0].run.stage("pretrain").complete({"validation_loss": 1.0})
+        return [Ended(tuple(command), 0, ()) for command in commands]
+
+    monkeypatch.setattr(rate_transfer, "run_commands", run)
+    with pytest.raises(UserError, match=r"lr0.02-s0 --stages pretrain' was stopped before its end"):
+        rate_transfer.train(cells, 2, lambda: None)
+    monkeypatch.setattr(rate_transfer, "run_commands", lambda c, w, ended: [Ended(tuple(c[0]), 1, ("not finite",))])
+    assert [child.code for child in rate_transfer.train(cells, 2, lambda: None)] == [1]
 
 
 def test_it_trains_what_is_missing_and_nothing_twice(tmp_path, monkeypatch, capsys):

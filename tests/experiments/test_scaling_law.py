@@ -54,6 +54,22 @@ def test_intervals_hold_the_truth():
         assert width < 3 * 2 * 1.96 * np.std(np.array(fits)[:, number])
 
 
+def test_few_points_have_wide_intervals():
+    """Six points of five parameters: had every round the same points, there would be no width at all."""
+    made = points(HOFFMANN, 6, np.random.default_rng(3), noise=0.01)
+    drawn = bootstrap(made, starts(made)[:2], 10, seed=0)
+    assert len(np.unique(drawn.alpha)) == 10
+    assert np.std(drawn.alpha) > 0.01
+
+
+def test_weights_count_points_as_often():
+    made = points(HOFFMANN, 12, np.random.default_rng(4), noise=0.01)
+    often = np.array([1, 3, *np.ones(10)])
+    near = starts(made)
+    twice = made.take(np.repeat(np.arange(12), often.astype(int)))
+    np.testing.assert_allclose(fit(made, near, often).loss(1e9, 1e10), fit(twice, near).loss(1e9, 1e10), rtol=1e-5)
+
+
 @LAWS
 def test_the_best_use_of_a_budget_is_the_best_of_all(law):
     budget = 1e19

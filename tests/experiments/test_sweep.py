@@ -19,10 +19,11 @@ from experiments import cli
 from experiments.config import find_experiment
 from experiments.presets import EXPERIMENTS
 from experiments.search_space import grid, parse_space, with_values
+from experiments.stages.language import open_sources
 from experiments.study import SILENCE, Study, outcome, shown
 from experiments.sweep import Sweep, find_sweep
-from experiments.sweep_report import findings
-from experiments.trials import work
+from experiments.sweep_report import findings, write_report
+from experiments.trials import _check_possible, work
 from model.errors import UserError
 from tests.experiments.narrador import command, write_small
 from train.loop import StopRequest
@@ -67,6 +68,17 @@ def test_values_reach_the_config_with_their_types():
     assert changed.data == EXPERIMENTS["narrator-tiny"].data
     with pytest.raises(UserError, match=r"model.heads=2 does not divide model.width=63"):
         with_values(EXPERIMENTS["narrator-tiny"], {"model.width": 63}, "trial 2")
+
+
+def test_losses_of_all_trials_are_of_as_much_text():
+    """Rows of 8 x 128 tokens, 20 batches of them, are 10 of twice as many rows and 80 of a quarter as long ones."""
+    tiny = EXPERIMENTS["narrator-tiny"]
+    assert with_values(tiny, {RATE: 1.0}, "trial 1").train.eval_batches == tiny.train.eval_batches == 20
+    assert with_values(tiny, {"train.batch_size": 16}, "trial 2").train.eval_batches == 10
+    assert with_values(tiny, {"data.sequence_length": 32}, "trial 3").train.eval_batches == 80
+    assert with_values(tiny, {"train.batch_size": 1024}, "trial 4").train.eval_batches == 1
+    ladder = EXPERIMENTS["narrator-ladder"]  # evaluates on all
+    assert with_values(ladder, {"train.batch_size": 16}, "trial 5").train.eval_batches is None
 
 
 @pytest.mark.parametrize(
@@ -363,6 +375,54 @@ def test_a_fault_of_the_machine_loses_no_trial(tmp_path, monkeypatch):
         work(study, StopRequest())
     assert study.left() == 2
     assert study.take()[0].number == 0
+
+
+def test_text_that_only_this_machine_lacks_costs_no_trial(tmp_path, monkeypatch):
+    """Where all trials would fail in reading, it is not what they are."""
+    text = tmp_path / "text.txt"
+    text.write_text("a b c")
+    tiny = EXPERIMENTS["narrator-tiny"]
+    base = replace(tiny, data=replace(tiny.data, sources=(f"text:{text}",)))
+    study = Study(Sweep(base, (f"{RATE}=lin:0.1:1",), trials=2, sampler="random").checked(), tmp_path)
+
+    def run(experiment, directory, stop, watch):
+        open_sources(experiment)
+        return {"validation_loss": 1.0}
+
+    monkeypatch.setattr("experiments.trials.pretrain_together", each_by(run))
+    text.rename(tmp_path / "away")
+    with pytest.raises(UserError, match="no file matches"):
+        work(study, StopRequest())
+    assert (study.left(), study.finished()) == (2, [])
+    (tmp_path / "away").rename(text)
+    work(study, StopRequest())
+    assert [outcome(trial) for trial in study.finished()] == ["complete", "complete"]
+
+
+def test_a_sweep_is_no_lost_cause_while_a_trial_trains(tmp_path):
+    """Three that cannot be come to their end at once, when one that can be has only begun."""
+    study = begin(tmp_path, "model.width=choice:64,65,67,69", sampler="grid")
+    taken = study.take(4)
+    for one in taken:
+        if one.values["model.width"] != 64:
+            study.tell(one, "refused", message="no")
+            one.held.close()
+    _check_possible(study)
+    study.tell(next(one for one in taken if one.values["model.width"] == 64), "refused", message="no")
+    with pytest.raises(UserError, match="first 4 trials cannot be"):
+        _check_possible(study)
+
+
+def test_a_report_leaves_out_what_has_no_values_yet(tmp_path):
+    """As a worker leaves a trial that is killed between being numbered and drawing its values."""
+    study = begin(tmp_path, f"{RATE}=log:1e-4:1e-2", f"{DECAY}=lin:0:0.2", trials=4, sampler="random")
+    for loss in (1.0, 2.0):
+        taken = study.take()[0]
+        study.tell(taken, "complete", loss)
+        taken.held.close()
+    study._study.ask()
+    assert "best" in write_report(study, tmp_path).read_text().lower()
+    assert (tmp_path / "pictures" / "parallel.png").exists()
 
 
 # Real runs.

@@ -1,10 +1,12 @@
 """Who may take a run's folder, and what is read back from it."""
 
+import fcntl
+
 import pytest
 
 from model.errors import UserError
 from train.metrics import Log
-from train.run_directory import RunDirectory, read_jsonl
+from train.run_directory import InUse, RunDirectory, read_jsonl
 
 
 def begun(path, config):
@@ -57,6 +59,18 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path):
     with pytest.raises(UserError, match=r"photo\.png"), RunDirectory(tmp_path).lock():
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_a_config_that_is_just_being_written_is_no_stranger(tmp_path):
+    """By another process, which holds the lock; or by one that was killed in it, and then the folder is free."""
+    (tmp_path / ".config.yaml.4711").touch()
+    with (tmp_path / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InUse), RunDirectory(tmp_path).lock():
+            pass
+    with RunDirectory(tmp_path).lock():
+        RunDirectory(tmp_path).claim({"train": {"steps": 1}})
+    assert RunDirectory(tmp_path).config() == {"train": {"steps": 1}}
 
 
 def test_a_torn_line_is_not_read_and_resuming_cuts_what_came_after_the_checkpoint(tmp_path):
