@@ -217,12 +217,14 @@ def test_a_run_whose_early_checkpoints_are_gone_is_no_dead_end(tmp_path):
     for step in (12, 17, 20):
         (stage.checkpoints / str(step)).mkdir(parents=True)
     target = ladder.run(tmp_path, long)
-    begin(ladder, tmp_path, long, short)
+    with target.lock():
+        begin(ladder, tmp_path, long, short)
     assert [path.name for path in target.stage("pretrain").checkpoints.iterdir()] == ["12"]
     assert [row["step"] for row in target.stage("pretrain").rows("metrics")] == list(range(1, 13))
     (stage.checkpoints / "12").rmdir()
     shutil.rmtree(target.path)
-    begin(ladder, tmp_path, long, short)
+    with target.lock():
+        begin(ladder, tmp_path, long, short)
     assert target.config_path.exists()
     assert not target.stages()
 
@@ -232,7 +234,7 @@ def test_a_plan_that_cannot_be_leaves_the_one_before(tmp_path, monkeypatch):
     ladder.save(tmp_path)
     before = (tmp_path / "plan.json").read_bytes()
     monkeypatch.setattr(ladder_plan, "_open_data", lambda _: (10**9, 64))
-    monkeypatch.setattr(ladder_plan, "_measured", lambda ladder, _: ladder.sizes)
+    monkeypatch.setattr(ladder_plan, "_measured", lambda *_: ladder.sizes)
     sizes = [size.name for size in ladder.sizes]
     with pytest.raises(UserError, match="is too little"):
         ladder_plan.plan(experiment(), tmp_path, sizes, (), 4, 1e-3, 1.0, 1, 2, ())
