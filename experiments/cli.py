@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("narrador: stopped.", file=sys.stderr)
         return 130
     except Exception as error:
-        if not _is_the_systems(error):
+        if not is_the_systems(error):
             raise
         print(f"narrador: {' '.join(str(error).split())[:500]}", file=sys.stderr)
         return 2
@@ -87,7 +87,7 @@ def _model_is_ours() -> bool:
     return False
 
 
-def _is_the_systems(error: Exception) -> bool:
+def is_the_systems(error: Exception) -> bool:
     """Whether the machine refused (disk full, no permission, ...): nothing a traceback would explain.
 
     Libraries in C++ tell such things in words only.

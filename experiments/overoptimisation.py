@@ -127,7 +127,11 @@ class Study:
         state, seconds = run_stage(
             name, stage, first, config.steps, trainer.take_step, self.stop, config.checkpoint_every, config.log_every
         )
-        found = evaluate_reward(trainer, state.params, self._comparer(self._choices_held_out.validation, config))
+        held_out, score_std = (
+            self._comparer(self._choices_held_out.validation, config),
+            stage.rows("metrics")[-1]["score_std"],
+        )
+        found = evaluate_reward(trainer, state.params, held_out, score_std)
         result = {
             **{"choices": proxy.choices, "heads": proxy.heads, "steps": config.steps, "seconds": round(seconds, 3)},
             **found._asdict(),

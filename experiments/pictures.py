@@ -61,10 +61,10 @@ def throughput(rows: Rows, target: Path) -> None:
 
 
 def rewards(rows: Rows, target: Path) -> None:
-    """The reward model's score by iteration, the gold reward where it is known, and the KL from where PPO began."""
+    """The reward model's score less penalties by iteration, the gold reward where known, and the KL from the start."""
     figure, axes = _axes("iteration", "reward")
     steps = [row["step"] for row in rows]
-    axes.plot(steps, [row["reward"] for row in rows], color=BLUE, linewidth=1, label="reward model")
+    axes.plot(steps, [row["reward"] for row in rows], color=BLUE, linewidth=1, label="score less penalties")
     if "gold_reward" in rows[0]:
         axes.plot(steps, [row["gold_reward"] for row in rows], color=ORANGE, linewidth=1, label="gold")
     axes.legend(frameon=False, loc="upper left")

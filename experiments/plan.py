@@ -193,7 +193,9 @@ def _kept_for_backward(layout: Layout) -> float:
     kept = config.width * layout.chips_along("sequence") / layout.chips_along("residual")
     if config.remat != "full":
         heads = (2 * config.heads + 2 * config.key_value_heads) * config.head_dim
-        kept += 2 * config.width + (heads + _hidden(config)) / tensor
+        # Products of experts are ragged, and "dots" keeps plain ones only.
+        hidden = 0 if config.remat == "dots" and config.experts else _hidden(config)
+        kept += 2 * config.width + (heads + hidden) / tensor
     if config.remat == "none":
         kept += 2 * config.width + 2 * _hidden(config) / tensor
         kept += 4 * config.heads / tensor * layout.experiment.data.sequence_length
@@ -204,14 +206,19 @@ def flops(layout: Layout) -> dict[str, float]:
     """FLOPs of one step of all chips: the `formula`'s (train.flops) and those `executed`.
 
     What is executed counts masked scores too, since attention computes them, and what remat and the loss' chunks
-    compute a second time: of a whole layer not its last product, which backward does not need.
+    compute a second time: of a whole layer not its last product, which backward does not need but to tell how much each
+    expert should count; with "dots" also the products of experts.
     """
     config, train, length = layout.experiment.model, layout.experiment.train, layout.experiment.data.sequence_length
     head = config.width * config.vocabulary
     scores = 4 * config.width * length * config.layers
     layers = 2 * (matmul_parameters(config) - head) + scores
-    down = 2 * config.layers * config.width * config.hidden_width * _met(config) if config.norm_position == "pre" else 0
-    again = {"none": 0.0, "dots": scores, "full": layers - down}[config.remat]
+    down = 2 * config.layers * config.width * config.hidden_width if config.norm_position == "pre" else 0
+    if config.experts is None:
+        again = {"none": 0.0, "dots": scores, "full": layers - down}[config.remat]
+    else:
+        experts = 2 * config.layers * config.width * (_hidden(config) + config.hidden_width * _met(config))
+        again = {"none": 0.0, "dots": scores + experts, "full": layers}[config.remat]
     chunked = train.vocab_chunk is not None and train.vocab_chunk < config.vocabulary
     executed = 3 * layers + again + 2 * head * (4 if chunked else 3)
     formula = train_flops_per_token(config, length)

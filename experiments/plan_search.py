@@ -19,13 +19,18 @@ MOST_CONTEXT = 16
 
 
 def search(
-    experiment: Experiment, topology: Topology, batches: tuple[int, ...] = (), remat: str | None = None
+    experiment: Experiment,
+    topology: Topology,
+    batches: tuple[int, ...] = (),
+    remat: str | None = None,
+    accumulation: int | None = None,
 ) -> list[Layout]:
     """The layouts that fit, the least time for a token first, each mesh and policy once; by sums alone.
 
     Args:
         batches: rows to try. None given: the experiment's own, the power of two next to it, its half and its quarter.
         remat: the policy. None: all are tried.
+        accumulation: parts of a batch. None: the fewest that fit.
 
     Raises:
         UserError: nothing fits; says what comes nearest.
@@ -39,12 +44,12 @@ def search(
         for policy in (remat,) if remat else get_args(Remat):
             for batch in batches:
                 model = replace(experiment.model, remat=policy)
-                train = replace(experiment.train, batch_size=batch, accumulation=1)
+                train = replace(experiment.train, batch_size=batch, accumulation=accumulation or 1)
                 try:
                     layout = lay_out(replace(experiment, model=model, train=train), topology, mesh)
                 except UserError:  # an axis does not divide an array or the batch
                     continue
-                layout = parts_that_fit(layout)
+                layout = layout if accumulation else parts_that_fit(layout)
                 if memory(layout)["total"] <= memory(layout)["available"]:
                     key = mesh_text(layout), policy
                     found[key] = min(found.get(key, layout), layout, key=lambda one: _cost(one, rows))

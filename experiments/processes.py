@@ -91,13 +91,15 @@ def joined(coordinator: str | None, processes: int | None, process: int | None, 
     except KeyboardInterrupt:
         end_all(130, "it was stopped.")
     except Exception as error:
+        from experiments.cli import is_the_systems
+
         told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         if _LOST.search(f"{error} {error.__cause__}"):
             told = (
                 f"process {group().process} lost another in the middle of a computation ({told}). Start all of them "
                 "again to go on from the last checkpoint."
             )
-        elif isinstance(error, UserError):
+        elif isinstance(error, UserError) or is_the_systems(error):
             told = str(error)
         else:
             traceback.print_exc()

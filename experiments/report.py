@@ -134,7 +134,7 @@ def _pleasing(run: RunDirectory, folder: Path) -> list[str]:
         return []
     metrics = stage.rows("metrics")
     pictures.rewards(metrics, folder / "ppo.png")
-    rows = {"reward model's score": f"{metrics[0]['reward']:.2f} at first, {result['reward']:.2f} at last"}
+    rows = {"reward": f"{metrics[0]['reward']:.2f} at first, {result['reward']:.2f} at last"}
     if "gold_reward" in result:
         rows["gold reward"] = f"{metrics[0]['gold_reward']:.2f} at first, {result['gold_reward']:.2f} at last"
     rows |= {
@@ -147,8 +147,8 @@ def _pleasing(run: RunDirectory, folder: Path) -> list[str]:
     shown = [episode for row in stage.rows("samples")[-1:] for episode in row["episodes"]]
     answers = [[code(episode["prompt"]), code(episode["text"])] for episode in shown]
     return [
-        "## Learning to please\n\nPPO against the reward model. At first is one iteration, at last the mean of "
-        "the last ones.\n\n" + table(["PPO", ""], [[*row] for row in rows.items()]),
+        "## Learning to please\n\nPPO against the reward model, whose score less penalties is the reward. At first is "
+        "one iteration, at last the mean of the last ones.\n\n" + table(["PPO", ""], [[*row] for row in rows.items()]),
         "![rewards and KL by iteration](pictures/ppo.png)",
         table(["asked", "answered at last"], answers),
     ]

@@ -14,7 +14,7 @@ CURVES = {
     "loss": "training loss (nats)",
     "validation_loss": "held-out loss (nats per token)",
     "accuracy": "agreement with the choices",
-    "reward": "reward model's score",
+    "reward": "score less penalties",
     "gold_reward": "gold reward",
     "kl": "KL from where it began (nats an answer)",
 }

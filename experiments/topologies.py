@@ -51,24 +51,26 @@ class Topology:
         found, free, inside = {}, list(self.shape), 1
         for axis, size in list(mesh.items())[::-1]:
             if self.chip.torus:
-                found[axis] = sum(map(self._along, _take(free, size)))
+                found[axis] = sum(self._along(piece, self.shape[index]) for index, piece in _take(free, size))
                 continue
             reach = min(size, max(1, self.shape[0] // inside))
             network = math.inf if reach == size else self.chip.network_bandwidth * reach
             found[axis], inside = min(self.chip.interconnect_bandwidth, network), inside * size
         return found
 
-    def _along(self, chips: int) -> float:
+    def _along(self, chips: int, axis: int) -> float:
+        """Of so many chips of a torus' axis: both ways round it where they are all of it."""
         link = self.chip.interconnect_bandwidth / (2 * len(self.shape))
-        return link * (2 if chips in self.shape and chips % self.chip.ring == 0 else 1)
+        return link * (2 if chips == axis and chips % self.chip.ring == 0 else 1)
 
 
-def _take(free: list[int], size: int) -> list[int]:
-    """The pieces of the torus' axes that a mesh axis covers, taken off `free`: whole ones where some multiply to it."""
+def _take(free: list[int], size: int) -> list[tuple[int, int]]:
+    """The torus' axes that a mesh axis covers, and how much of each, taken off `free`: whole ones where some multiply
+    to it."""
     for count in range(len(free), 0, -1):
         for picked in combinations(range(len(free)), count):
             if size > 1 and math.prod(free[index] for index in picked) == size and 1 not in (free[i] for i in picked):
-                pieces = [free[index] for index in picked]
+                pieces = [(index, free[index]) for index in picked]
                 for index in picked:
                     free[index] = 1
                 return pieces
@@ -77,7 +79,7 @@ def _take(free: list[int], size: int) -> list[int]:
         piece = math.gcd(free[index], size)
         if piece > 1:
             free[index], size = free[index] // piece, size // piece
-            pieces.append(piece)
+            pieces.append((index, piece))
     return pieces
 
 

@@ -33,7 +33,7 @@ class MixtureOfExperts(nn.Module):
         # In float32, as all that decides: rounding would send tokens elsewhere (Fedus et al. 2021, section 2.4).
         init = weight_init(c, "hidden")
         kernel = parameter(self, "router", (c.width, experts), ("embed", None), init, wide(self.dtype))
-        logits = x.astype(kernel.dtype) @ kernel
+        logits = jnp.matmul(x.astype(kernel.dtype), kernel, precision=jax.lax.Precision.HIGHEST)
         self.sow("intermediates", ROUTER_LOGITS, logits)
         shares, chosen = route(logits, c.experts_per_token)
         weights = feed_forward_weights(self, c, self.dtype, experts)

@@ -54,6 +54,8 @@ class Tokenizer:
         from tokenizers import AddedToken
 
         self.inner = inner
+        inner.no_truncation()  # a given file may ask for either, and text is to come back whole
+        inner.no_padding()
         present = inner.get_vocab(with_added_tokens=True)
         end = next((name for name in (DOCUMENT_END, *FOREIGN_DOCUMENT_ENDS) if name in present), DOCUMENT_END)
         names = [end, *SPECIALS[1:]]

@@ -185,11 +185,13 @@ class RewardTrainer:
         return normalized(params, np.concatenate(self.scores(params, self.comparer, groups)))
 
     def take_step(self, state: RewardState, number: int) -> Step:
-        """One update; after the last one the scores are normalized again."""
+        """One update; after the last one the scores are normalized again, and `score_std` is what they had learned."""
         state, loss, accuracy = self._update(state, self.comparer.batch(number - 1))
-        if number == self.config.steps:
-            state = state._replace(params=self.normalize(state.params))
         found = {"loss": float(loss), "accuracy": float(accuracy)}
+        if number == self.config.steps:
+            learned, state = state, state._replace(params=self.normalize(state.params))
+            sizes = [jnp.linalg.norm(each.params.scorer.kernel, axis=0) for each in (learned, state)]
+            found["score_std"] = float(jnp.mean(sizes[0] / sizes[1]))
         return Step(state, found, note=f"loss {found['loss']:.3f}  accuracy {found['accuracy']:.0%}")
 
     def _step(self, state: RewardState, batch: Comparisons) -> tuple[RewardState, Array, Array]:
@@ -237,17 +239,24 @@ class RewardEvaluation(NamedTuple):
     """Pearson's, between score and answer length in tokens."""
 
 
-def evaluate_reward(trainer: RewardTrainer, params: RewardModel, held_out: Comparer) -> RewardEvaluation:
-    """Judge a reward model on choices it has not seen."""
+def evaluate_reward(
+    trainer: RewardTrainer, params: RewardModel, held_out: Comparer, score_std: float
+) -> RewardEvaluation:
+    """Judge a reward model on choices it has not seen.
+
+    Args:
+        score_std: what the scores were divided by at last; as learned their differences are log-odds.
+    """
     scores = [rows.mean(axis=1) for rows in trainer.scores(params, held_out, range(len(held_out.groups)))]
     judged = zip(scores, held_out.groups, strict=True)
     differences = np.array([rows[won.winner] - rows[won.loser] for rows, group in judged for won in group.pairs])
+    log_odds = score_std * differences
     lengths = np.array([len(said.answer) for answers in held_out.answers for said in answers])
     return RewardEvaluation(
         pairs=len(differences),
         accuracy=float(np.mean((np.sign(differences) + 1) / 2)),
-        loss=float(np.mean(np.logaddexp(0, -differences))),
-        calibration_error=calibration_error(differences),
+        loss=float(np.mean(np.logaddexp(0, -log_odds))),
+        calibration_error=calibration_error(log_odds),
         length_correlation=_correlation(np.concatenate(scores), lengths),
     )
 

@@ -153,7 +153,14 @@ def response_log_probs(
 
 def response_texts(rollout: Rollout, tokenizer: Tokenizer, stop: tuple[int, ...]) -> list[str]:
     """The responses as text, without the token of `stop` that ended each."""
-    rows = zip(np.asarray(rollout.responses()), np.asarray(rollout.response_lengths), strict=True)
+    return to_texts(*jax.device_get((rollout.responses(), rollout.response_lengths)), tokenizer, stop)
+
+
+def to_texts(
+    responses: Int[np.ndarray, "B R"], lengths: Int[np.ndarray, "B"], tokenizer: Tokenizer, stop: tuple[int, ...]
+) -> list[str]:
+    """The same of responses that the host has."""
+    rows = zip(responses, lengths, strict=True)
     return [tokenizer.decode(token for token in row[:end].tolist() if token not in stop).strip() for row, end in rows]
 
 

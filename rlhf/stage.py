@@ -87,6 +87,8 @@ def run_stage(
                 if step % checkpoint_every == 0 or step == steps:
                     save()
         checkpoints.wait()
+        if stop.received:  # in the last step: what comes after it is for the next time
+            raise Interrupted
     finally:
         logs.close()
         checkpoints.close()

@@ -19,7 +19,7 @@ from rlhf.config import PolicyConfig
 from rlhf.learner import Learner, Metrics, PolicyState, of_answers
 from rlhf.objectives import kl_k1, kl_k3, penalize_unstopped
 from rlhf.prompts import PaddedPrompts
-from rlhf.rollout import Rollout, generate, response_log_probs, response_texts
+from rlhf.rollout import Rollout, generate, response_log_probs, to_texts
 from rlhf.scorer import RewardModel, combined, score
 from rlhf.stage import Step
 from train.batches import Batch, Batches
@@ -115,9 +115,10 @@ class PolicyTrainer(ABC):
         if self.texts is not None:
             drawn = [self.texts[(number - 1) * updates + index] for index in range(updates)]
             texts = jax.tree.map(lambda *x: np.stack(x), *drawn)
+        said = jax.device_get((rollout.responses(), rollout.response_lengths))
         state, learned = self._update(state, experience, jax.random.fold_in(self.key, 2 * number + 1), texts)
         # The device goes on learning meanwhile.
-        answers, gold = response_texts(rollout, self.tokenizer, self.stop), {}
+        answers, gold = to_texts(*said, self.tokenizer, self.stop), {}
         if self.gold is not None:
             asked = zip(np.repeat(places, c.group_size), answers, strict=True)
             gold = {"gold_reward": np.mean([self.gold(int(place), answer) for place, answer in asked])}

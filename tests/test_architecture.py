@@ -44,12 +44,12 @@ def test_imports_run_down_the_table_only(room):
             )
 
 
-def test_the_core_stays_under_6900_lines():
+def test_the_core_stays_under_6950_lines():
     """5,000 in the plan; GRPO, DPO and another run's reward model came with PPO, mixtures and processes with meshes, a
     parametrization and runs that learn together with studies, answers that share a prompt or one reading of it with
-    rankings."""
+    rankings, and guards with what reviews found."""
     files = [path for room in ("model", "train", "rlhf") for path in modules(room) if "narration" not in path.parts]
-    assert sum(len(path.read_text().splitlines()) for path in files) < 6900
+    assert sum(len(path.read_text().splitlines()) for path in files) < 6950
 
 
 def test_no_file_is_longer_than_400_lines():

@@ -120,7 +120,9 @@ class Checkpoints:
                     args = ocp.args.Composite(**items, meta=ocp.args.JsonRestore())
                     restored = self._manager.restore(step, args=args)
                 except Exception as error:
-                    damage = str(error).splitlines()[0][:200]
+                    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+                        raise UserError(f"checkpoint {step} does not fit into this machine's memory.") from None
+                    damage = _reason(error)
                 else:
                     if failures and self._writable:
                         self._set_aside([failed for failed, _ in failures])
@@ -167,9 +169,12 @@ class Checkpoints:
 
     def _failed(self, error: Exception) -> UserError:
         good = [step for step in self._manager.all_steps() if self._damage(step) is None]
-        reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
         kept = f"checkpoint {max(good)} is intact" if good else "there was none before it"
-        return UserError(f"could not save a checkpoint under {str(self.directory)!r} ({reason}); {kept}.")
+        return UserError(f"could not save a checkpoint under {str(self.directory)!r} ({_reason(error)}); {kept}.")
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
 
 
 def _rest(state: Any) -> dict[str, Any]:

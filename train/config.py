@@ -94,7 +94,8 @@ class TrainConfig:
     """Learning rate at the end, as a share of the peak."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What products are computed in. auto: bfloat16 on TPU and GPU, float32 on CPU."""
+    """What is computed in. auto: bfloat16 on TPU and GPU, float32 on CPU. Products of float32 are as exact as JAX's
+    default on the device: on TPUs one pass in bfloat16, on GPUs TF32."""
     vocab_chunk: int | None = None
     """Columns of the logits that the loss holds at once. None: all."""
     cpu_devices: int | None = None

@@ -222,8 +222,8 @@ class Session:
         """Evaluate and write a sample where they are due."""
         config, step, sizes = self.config, self.records[0].counts.step, self.records[0].byte_lengths
         if last or step % config.eval_every == 0:
-            on_text = self.validation, self.sharding, sizes, config.eval_batches
-            found = self.of_each(evaluate(self.nats, state.params, *on_text))
+            limit = config.eval_batches and config.eval_batches * config.accumulation  # of parts of batches
+            found = self.of_each(evaluate(self.nats, state.params, self.validation, self.sharding, sizes, limit))
             for index, record in self._running():
                 record.evaluated(found[index])
         if last or step % config.sample_every == 0:

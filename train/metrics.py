@@ -60,4 +60,4 @@ def _tensorboard(path: Path, resume_step: int) -> Any:
         from tensorboardX import SummaryWriter
     except ImportError:
         raise UserError("train.tensorboard needs tensorboardX: pip install 'narrador[tensorboard]'.") from None
-    return SummaryWriter(str(path / "tensorboard"), purge_step=resume_step)
+    return SummaryWriter(str(path / "tensorboard"), purge_step=resume_step + 1)

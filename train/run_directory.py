@@ -140,7 +140,7 @@ class RunDirectory:
             if not found:
                 return
         elif is_first():
-            for path in (self.tokenizer_path, self.data_path, self.rankings_path):
+            for path in (self.tokenizer_path, self.chat_template_path, self.data_path, self.rankings_path):
                 path.unlink(missing_ok=True)
         write_atomically(self.config_path, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 

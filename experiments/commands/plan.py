@@ -23,11 +23,11 @@ class Arguments:
     mesh: str | None = None
     """Chips along each axis, such as fsdp=256,tensor=8. None: the best by sums."""
     batch: int | None = None
-    """Rows of a step. None: the experiment's own."""
+    """Rows of a step. None: the experiment's own; without --mesh its neighbours among powers of two, too."""
     accumulation: int | None = None
     """Parts that a batch is computed in. None: the fewest that fit, by sums."""
     remat: Literal["none", "dots", "full"] | None = None
-    """What backward computes again. None: as the experiment has it."""
+    """What backward computes again. None: as the experiment has it; without --mesh all are tried."""
     tokens: float | None = None
     """Tokens to train on. None: the published budget, or the experiment's own."""
     search: bool = False
@@ -72,7 +72,8 @@ def _plan(name: str, topology_name: str, arguments: Arguments) -> None:
             return plan(training.name, training.parameters, layout, compiled, training.tokens), compiled
 
         if arguments.search or arguments.mesh is None:
-            layouts = search(experiment, topology, (arguments.batch,) if arguments.batch else (), arguments.remat)
+            batches = (arguments.batch,) if arguments.batch else ()
+            layouts = search(experiment, topology, batches, arguments.remat, arguments.accumulation)
         else:
             layouts = [laid_out(experiment, topology, arguments)]
         tried = COMPILED_OF_A_SEARCH if arguments.search and not why_not else 1
@@ -107,7 +108,7 @@ def prepare(name: str, topology_name: str, arguments: Arguments) -> tuple[Any, A
     topology, training = find_topology(topology_name), find_training(name, arguments.tokens)
     for option in ("batch", "accumulation"):
         if (value := getattr(arguments, option)) is not None and not 1 <= value <= 10**9:
-            raise UserError(f"--{option} {value} must be at least 1.")
+            raise UserError(f"--{option} {value} must lie between 1 and a billion.")
     _, experiment = find_experiment(name)
     model, train = experiment.model, experiment.train
     model = replace(model, vocab_size=model.vocab_size or experiment.tokenizer.vocab_size)

@@ -72,7 +72,8 @@ def main(argv: Sequence[str]) -> int:
     named = experiment.stages if arguments.stages is None else arguments.stages.split(",")
     stages = [stage.strip() for stage in named]
     # Naming a run goes on with it where it is.
-    directory = arguments.run_dir or (Path(argv[0]) if Path(argv[0]).is_dir() else Path("runs") / name)
+    is_run = argv[0] not in EXPERIMENTS and RunDirectory(Path(argv[0])).config_path.exists()
+    directory = arguments.run_dir or (Path(argv[0]) if is_run else Path("runs") / name)
 
     if place is not None:
         from experiments.machine import prepare_jax

@@ -82,7 +82,7 @@ def reward(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict
         config.checkpoint_every,
         config.log_every,
     )
-    found = evaluate_reward(trainer, state.params, held_out)
+    found = evaluate_reward(trainer, state.params, held_out, stage.rows("metrics")[-1]["score_std"])
     result = {"stage": "reward", "steps": config.steps, "seconds": round(seconds, 3), **found._asdict()}
     if ceiling is not None:
         result["ceiling"] = ceiling()

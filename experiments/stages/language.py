@@ -107,7 +107,6 @@ def sft(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[st
     start, about = time.perf_counter(), session()
     with in_turn():
         chats = [open_chats(spec, data.validation_fraction) for spec in data.sources]
-        run.claim_data({f"sft {source.spec}": source.key for source in chats})
         run.add_session(about)
         model, tokenizer, template = open_language(run)
         write_atomically(run.chat_template_path, template.text)
@@ -115,6 +114,7 @@ def sft(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[st
         prompt = template.encode(tokenizer, chats[0].validation[0][:-1], answer=True).tokens
         ends = {template.stop_token(tokenizer)}
         bench = _workbench(experiment, train, stage, _read(experiment, tokenizer, chats, cut), prompt, ends)
+        run.claim_data({f"sft {source.spec}": source.key for source in chats})  # last: what is refused can be mended
 
     def pretrained(abstract: Any) -> Any:
         return restore(run, "pretrain", model, abstract)[0]
@@ -185,7 +185,11 @@ def _workbench(
         rules=rules,
         tokenizer=tokenizer,
         training=training_batches(text.training, weights, config.batch_size, config.seed),
-        validation={spec: validation_batches(rows, config.batch_size) for spec, rows in text.held_out.items()},
+        # As many rows at once as training has: a whole batch may not fit.
+        validation={
+            spec: validation_batches(rows, config.batch_size // config.accumulation)
+            for spec, rows in text.held_out.items()
+        },
         directory=directory,
         prompt=[tokenizer.document_end, *prompt],
         ends={tokenizer.document_end, *ends},

@@ -211,3 +211,17 @@ def test_another_package_called_model_is_noticed(tmp_path):
 def test_help_does_not_wait_for_jax(tmp_path):
     program = "import sys, experiments.cli as cli; cli.main(['--help']); assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_only_a_run_is_gone_on_with_by_its_folder(tmp_path, monkeypatch):
+    """A folder that has a preset's name by chance, and one that holds no run, are left alone."""
+    monkeypatch.chdir(tmp_path)
+    taken = []
+    monkeypatch.setattr("experiments.commands.run._run", lambda *given: taken.append(given[2].path) or 0)
+    Path("narrator").mkdir()
+    for path in ("tiny", "elsewhere/own"):
+        Path(path).mkdir(parents=True)
+        (Path(path) / "config.yaml").write_text("base: tiny\n")
+    for name in ("narrator", "tiny", "elsewhere/own"):
+        assert cli.main(["run", name]) == 0
+    assert taken == [Path("runs/narrator"), Path("runs/tiny"), Path("elsewhere/own")]

@@ -91,6 +91,21 @@ def test_every_stage_learns_and_what_it_learned_can_be_opened(folder, learned):
     assert "dpo: right on " in told
 
 
+def test_parts_of_a_batch_are_evaluated_one_by_one_on_the_same_text(folder, learned):
+    """What trains only in parts could not evaluate a whole batch at once; the losses are the same."""
+    parts = run(folder, "--run-dir", "runs/parts", "--stages", "pretrain", "--train.accumulation", "2", "--json")
+    assert parts["validation_loss"] == pytest.approx(learned["validation_loss"], rel=1e-4)
+
+
+def test_chats_that_were_refused_may_be_mended(folder):
+    chats = (folder / "chats.jsonl").read_text().splitlines(keepends=True)
+    (folder / "few.jsonl").write_text("".join(chats[:2]))
+    asked = ("--run-dir", "runs/mended", "--stages", "pretrain,sft", "--sft.data.sources", "jsonl:few.jsonl")
+    assert "fewer than one row" in run(folder, *asked)
+    (folder / "few.jsonl").write_text("".join(chats))
+    assert run(folder, *asked, "--json")["sft"]["steps"] == 2
+
+
 @pytest.mark.usefixtures("learned")
 def test_another_runs_reward_model_judges_if_it_reads_the_same_tokens(folder):
     """It is smaller than the policy, and the critic with it; a run that has none of its own needs no stage for it."""

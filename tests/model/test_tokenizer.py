@@ -239,6 +239,17 @@ def test_a_space_written_as_a_block_counts_one_byte(build, tmp_path):
     assert b"".join(map(tokenizer.token_bytes, tokenizer.encode("o jogo segoso"))) == b" o jogo segoso"
 
 
+def test_a_given_tokenizer_that_cuts_and_pads_does_neither_here(tmp_path):
+    """As files have it that were saved after a call with truncation."""
+    inner = gpt2_like()
+    inner.enable_truncation(8)
+    inner.enable_padding()
+    inner.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert tokenizer.decode(tokenizer.encode("a" * 100)) == "a" * 100
+    assert [tokenizer.decode(ids) for ids in tokenizer.encode_many(["a" * 100, "b"])] == ["a" * 100, "b"]
+
+
 def test_a_missing_file_is_named(tmp_path):
     path = tmp_path / "nowhere.json"
     with pytest.raises(UserError, match=r"nowhere\.json"):

@@ -98,7 +98,7 @@ def test_the_correlation_is_with_the_length_of_the_answer_alone(scorer, monkeypa
     scores = [np.array([[-len(said.answer)] for said in answers], float) for answers in compared.answers]
     trainer = RewardTrainer(MODEL, RewardConfig(), compared)
     monkeypatch.setattr(trainer, "scores", lambda *_: scores)
-    found = evaluate_reward(trainer, scorer, compared)
+    found = evaluate_reward(trainer, scorer, compared, 1.0)
     assert found.length_correlation == pytest.approx(-1)
 
 
@@ -208,10 +208,13 @@ def test_known_utilities_are_recovered(trunk):
     config = RewardConfig(steps=250, batch_size=64, learning_rate=3e-3, warmup_steps=10)
     trainer = RewardTrainer(MODEL, config, comparer(learned, batch_size=64))
     state = trainer.initial(trunk, seed=0)
-    for step in range(1, config.steps):
-        state = trainer.take_step(state, step).state
+    for step in range(1, config.steps + 1):
+        state, metrics, *_ = trainer.take_step(state, step)
+    assert np.std(np.concatenate(trainer.scores(state.params, trainer.comparer, range(128)))) == pytest.approx(
+        1, abs=1e-4
+    )
     judged = comparer(held_out, batch_size=64)
-    found = evaluate_reward(trainer, state.params, judged)
+    found = evaluate_reward(trainer, state.params, judged, metrics["score_std"])
     assert found.accuracy > ceiling - 0.01
     assert found.calibration_error < 0.02
     # Choices say nothing about answers to different prompts, so each prompt has an origin of its own.

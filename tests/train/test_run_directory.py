@@ -25,10 +25,12 @@ def test_a_folder_in_which_nothing_has_begun_is_taken_anew(tmp_path):
         run.claim({"train": {"steps": 1}})
         run.claim_data({"text:a": "old"})
         run.rankings_path.write_text("of the old model's answers\n")
+        run.chat_template_path.write_text("of a given tokenizer")
         run.claim({"train": {"steps": 2}})
         run.claim_data({"text:a": "new"})
     assert run.config() == {"train": {"steps": 2}}
     assert not run.rankings_path.exists()
+    assert not run.chat_template_path.exists()
 
 
 def test_another_config_is_refused_with_every_difference(tmp_path):
