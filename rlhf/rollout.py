@@ -153,7 +153,8 @@ def response_log_probs(
 
 def response_texts(rollout: Rollout, tokenizer: Tokenizer, stop: tuple[int, ...]) -> list[str]:
     """The responses as text, without the token of `stop` that ended each."""
-    return to_texts(*jax.device_get((rollout.responses(), rollout.response_lengths)), tokenizer, stop)
+    responses, lengths = jax.device_get((rollout.responses(), rollout.response_lengths))
+    return to_texts(responses, lengths, tokenizer, stop)
 
 
 def to_texts(

@@ -115,10 +115,10 @@ class PolicyTrainer(ABC):
         if self.texts is not None:
             drawn = [self.texts[(number - 1) * updates + index] for index in range(updates)]
             texts = jax.tree.map(lambda *x: np.stack(x), *drawn)
-        said = jax.device_get((rollout.responses(), rollout.response_lengths))
+        responses, lengths = jax.device_get((rollout.responses(), rollout.response_lengths))
         state, learned = self._update(state, experience, jax.random.fold_in(self.key, 2 * number + 1), texts)
         # The device goes on learning meanwhile.
-        answers, gold = to_texts(*said, self.tokenizer, self.stop), {}
+        answers, gold = to_texts(responses, lengths, self.tokenizer, self.stop), {}
         if self.gold is not None:
             asked = zip(np.repeat(places, c.group_size), answers, strict=True)
             gold = {"gold_reward": np.mean([self.gold(int(place), answer) for place, answer in asked])}
