@@ -56,6 +56,12 @@ def kl_within(share: Float[np.ndarray, "..."], n: int) -> Float[np.ndarray, "...
     return np.log(n * share / mass) - (n - 1) / n - (n - 1) * np.exp(n * log_start) * log_start / mass
 
 
+def _of_all_alike(probabilities: Float[np.ndarray, "M"], scores: Float[np.ndarray, "M"]) -> Float[np.ndarray, "M"]:
+    """Of each answer drawn, how probable are all that score the same: where they differ, as often as they were drawn."""
+    alike = [probabilities[scores == own] for own in scores]
+    return np.array([own[0] if np.all(own == own[0]) else len(own) / len(scores) for own in alike])
+
+
 def kl_of_best(
     probabilities: Draws, scores: Draws, counts: Sequence[int], weights: Weights
 ) -> Float[np.ndarray, "P M"]:
@@ -68,8 +74,10 @@ def kl_of_best(
 
     Args:
         probabilities: p(y) of each answer drawn.
-        scores: equal for the same answer, and different for different ones.
+        scores: equal for the same answer. Different ones that score the same (as those that did not stop) count as
+            one: which of them is taken does not depend on n.
     """
+    probabilities = np.stack([_of_all_alike(*row) for row in zip(probabilities, scores, strict=True)])
     ordered = np.sort(scores, axis=1)
     reached = np.stack([np.searchsorted(*row, side="right") for row in zip(ordered, scores, strict=True)])
     share = probabilities / np.maximum(reached / scores.shape[1], probabilities)

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Mistakes of the user's end in one message and code 2."""
     if argv is None:
         _use_huge_pages()
+        for stream in (sys.stdin, sys.stdout):  # a command line, and what is piped in, may be no UTF-8
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not _model_is_ours():
         return 2

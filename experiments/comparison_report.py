@@ -42,7 +42,7 @@ def conclusion(found: Found) -> str:
     judge = {"gold": "the gold reward", "reward": f"the reward model of {place}", "store": f"the people of {place}"}
     return (
         f"Judged by {judge[kind]}, the first wins {found['win_rate']:.1%} of {found['prompts']} "
-        f"{'choices' if kind == STORE else 'prompts'} (95%: {low:.1%} to {high:.1%}), "
+        f"{'pairs of answers' if kind == STORE else 'prompts'} (95%: {low:.1%} to {high:.1%}), "
         f"{found['length_controlled_win_rate']:.1%} at equal length"
         + ("" if kind == STORE else f"; KL from the second {_kl(found)}")
     )

@@ -22,7 +22,7 @@ from experiments.alignment import (
 from model.errors import UserError
 from serve.store import LEFT, RIGHT, SKIP, TIE, Choice, Store
 from train.run_directory import RunDirectory
-from train.trained import LANGUAGE_STAGES
+from train.trained import saved_stages
 
 FOR_THE_LEFT = {LEFT: 1, TIE: 0, RIGHT: -1}
 
@@ -57,14 +57,21 @@ def judge_by_scores(a: Sequence[str], b: Sequence[str], of_a: Sequence[float], o
 def judge_by_choices(choices: Sequence[Choice], a: str, b: str) -> Judgements:
     """What people chose between an answer by a and one by b, on whichever sides they were shown; skips are left out.
 
+    One judgement for each two answers, the mean over those who saw both: people agree more about the same two than
+    about others, so that each for itself would make intervals too narrow.
+
     Args:
         a, b: names of models as `source_name` has them.
     """
-    kept = [choice for choice in choices if choice.choice != SKIP and _sources(choice) == tuple(sorted((a, b)))]
-    sides = np.array([1 if choice.left_source == a else -1 for choice in kept])
-    for_left = np.array([FOR_THE_LEFT[choice.choice] for choice in kept])
-    longer = np.array([count_words(choice.left) - count_words(choice.right) for choice in kept])
-    return Judgements((1 + sides * for_left) / 2, (sides * longer).astype(np.float64))
+    by_pair: dict[tuple[Any, str, str], list[float]] = {}
+    for choice in choices:
+        if choice.choice != SKIP and _sources(choice) == tuple(sorted((a, b))):
+            left = choice.left_source == a
+            answers = (choice.left, choice.right) if left else (choice.right, choice.left)
+            outcome = (1 + (1 if left else -1) * FOR_THE_LEFT[choice.choice]) / 2
+            by_pair.setdefault((choice.prompt, *answers), []).append(outcome)
+    longer = [count_words(one) - count_words(other) for _, one, other in by_pair]
+    return Judgements(np.array([np.mean(of) for of in by_pair.values()]), np.array(longer, np.float64))
 
 
 def judge_by_store(path: Path, a: str, b: str) -> Judgements:
@@ -87,7 +94,7 @@ def judge_by_store(path: Path, a: str, b: str) -> Judgements:
 
 
 def source_name(spec: str) -> str:
-    """What a store calls the model DIR or DIR:STAGE: with its stage, by default the last one begun.
+    """What a store calls the model DIR or DIR:STAGE: with its stage, by default the last one with a checkpoint.
 
     Raises:
         UserError: a folder that holds no run, or none that continues text.
@@ -97,10 +104,9 @@ def source_name(spec: str) -> str:
         return f"{Path(directory)}:{stage}"
     run = RunDirectory(Path(spec))
     run.config()  # says it where there is no run at all
-    begun = [stage for stage in run.stages() if stage in LANGUAGE_STAGES]
-    if not begun:
+    if not (stages := saved_stages(run)):
         raise UserError(f"{spec!r} has no checkpoint yet.")
-    return f"{run.path}:{begun[-1]}"
+    return f"{run.path}:{stages[-1]}"
 
 
 def _sources(choice: Choice) -> tuple[str, ...]:

@@ -116,22 +116,25 @@ class Study:
         config = reward_config(self.experiment.reward, proxy, self.settings.seed)
         own = RunDirectory(self.folder / proxy.folder)
         stage = own.stage("reward")
-        if stage.result is not None:
-            return stage.result
-        own.path.mkdir(exist_ok=True)
-        own.claim({"reward": to_mapping(config)})
-        learning = self._comparer(open_preferences(config.source, config.validation_fraction).train, config)
-        trainer = RewardTrainer(self.before.model, config, learning)
-        first = trainer.initial(self.before.params, self.settings.seed)
-        name = f"reward model of {proxy.learned}"
-        state, seconds = run_stage(
-            name, stage, first, config.steps, trainer.take_step, self.stop, config.checkpoint_every, config.log_every
-        )
-        held_out, score_std = (
-            self._comparer(self._choices_held_out.validation, config),
-            stage.rows("metrics")[-1]["score_std"],
-        )
-        found = evaluate_reward(trainer, state.params, held_out, score_std)
+        held_out = self._comparer(self._choices_held_out.validation, config)
+        known = stage.result
+        if known is not None and known["pairs"] == sum(len(group.pairs) for group in held_out.groups):
+            return known
+        if known is None:
+            own.path.mkdir(exist_ok=True)
+            own.claim({"reward": to_mapping(config)})
+            learning = self._comparer(open_preferences(config.source, config.validation_fraction).train, config)
+            trainer = RewardTrainer(self.before.model, config, learning)
+            first = trainer.initial(self.before.params, self.settings.seed)
+            name, every = f"reward model of {proxy.learned}", config.checkpoint_every
+            state, seconds = run_stage(
+                name, stage, first, config.steps, trainer.take_step, self.stop, every, config.log_every
+            )
+            params = state.params
+        else:  # a larger size has come since, and with it more choices held out
+            trainer, seconds = RewardTrainer(self.before.model, config, held_out), known["seconds"]
+            params = self.reward(proxy)
+        found = evaluate_reward(trainer, params, held_out, stage.rows("metrics")[-1]["score_std"])
         result = {
             **{"choices": proxy.choices, "heads": proxy.heads, "steps": config.steps, "seconds": round(seconds, 3)},
             **found._asdict(),

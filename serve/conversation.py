@@ -37,6 +37,8 @@ class Conversation:
     history: list[Message] = field(default_factory=list)
     reasons: list[Chosen] = field(default_factory=list)
     """The tokens of the last answer, the one that ended it included."""
+    asked: list[Message] = field(default_factory=list)
+    """The history up to the last question, whatever came of it."""
 
     def say(self, text: str) -> Iterator[str]:
         """Ask; pieces of the answer as they come.
@@ -45,7 +47,7 @@ class Conversation:
         nothing came is not.
         """
         self.history.append(Message("user", text))
-        self.reasons = []
+        self.reasons, self.asked = [], [*self.history]
         pieces: list[str] = []
         try:
             for piece in self._pieces():
@@ -60,21 +62,21 @@ class Conversation:
     def begin_anew(self) -> None:
         """Forget what was said; the instruction stays."""
         self.history = [message for message in self.history if message.role == "system"]
-        self.reasons = []
+        self.reasons, self.asked = [], []
 
     def instruct(self, text: str) -> None:
         """Begin anew under a system message; an empty one is none."""
-        self.history, self.reasons = [Message("system", text)] if text else [], []
+        self.history = [Message("system", text)] if text else []
+        self.reasons, self.asked = [], []
 
     def with_model(self, trained: Trained) -> "Conversation":
         """The same conversation up to the last question, to be answered by another model."""
-        asked = max((place for place, message in enumerate(self.history) if message.role == "user"), default=-1)
-        return replace(self, trained=trained, history=self.history[:asked], reasons=[])
+        return replace(self, trained=trained, history=self.asked[:-1], reasons=[], asked=[])
 
     @property
     def question(self) -> str | None:
         """The last thing asked."""
-        return next((message.content for message in reversed(self.history) if message.role == "user"), None)
+        return self.asked[-1].content if self.asked else None
 
     def _pieces(self) -> Iterator[str]:
         trained, tokenizer = self.trained, self.trained.tokenizer

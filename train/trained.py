@@ -66,10 +66,15 @@ def load(run: RunDirectory, stage: str | None = None) -> Trained:
         raise UserError(f"{str(run.path)!r} has no checkpoint yet.")
     if stage is not None and stage not in stages:
         raise unknown(f"stage of {str(run.path)!r}", stage, stages)
-    saved = [name for name in stages if any(run.stage(name).checkpoints.glob("[0-9]*"))]
-    stage = stage or (saved or stages)[-1]
+    stage = stage or (saved_stages(run) or stages)[-1]
     params, meta = restore(run, stage, model, abstract_params(model))
     return Trained(run, stage, meta["step"], model, params, tokenizer, template)
+
+
+def saved_stages(run: RunDirectory) -> list[str]:
+    """The stages of a run that write text and have a checkpoint."""
+    begun = filter(LANGUAGE_STAGES.__contains__, run.stages())
+    return [name for name in begun if any(run.stage(name).checkpoints.glob("[0-9]*"))]
 
 
 def open_language(run: RunDirectory) -> tuple[Transformer, Tokenizer, ChatTemplate]:

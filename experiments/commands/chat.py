@@ -155,13 +155,13 @@ class Talk:
         Console(highlight=False).print(grid)
 
     def _compare(self) -> None:
-        from train.trained import LANGUAGE_STAGES, load
+        from train.trained import load, saved_stages
 
         question = self.conversation.question
         if question is None:
             raise UserError("there is no question yet.")
         trained = self.conversation.trained
-        for stage in filter(LANGUAGE_STAGES.__contains__, trained.run.stages()):
+        for stage in saved_stages(trained.run):
             print(f"{stage}: ", end="")
             self.answer(self.conversation.with_model(load(trained.run, stage)), question)
 

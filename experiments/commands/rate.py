@@ -17,9 +17,10 @@ from rich.text import Text
 from model.config import SamplingConfig
 from model.errors import UserError
 from rlhf.prompts import open_prompts
-from serve.rating import QUIT, UNDO, Outcome, RatingSession, Shown, Writer
+from serve.rating import KEYS, QUIT, UNDO, Outcome, RatingSession, Shown, Writer
 from serve.store import Store
 
+LAST = "that was the last; u takes it back, any other key ends"
 HELP = "l or ← left   r or → right   t tie   s skip   u undo   q quit"
 
 
@@ -71,12 +72,12 @@ def main(argv: Sequence[str]) -> None:
     session = RatingSession(prompts, (first, second), store, rater, arguments.seed)
     console = Console(highlight=False)
     if session.already:
-        console.print(f"{session.already} prompts have been rated by {rater} before.", markup=False)
+        console.print(f"{session.already} prompts have been rated by {session.rater} before.", markup=False)
     with _keys() as read_key:
         kept = rate(session, read_key, console)
     if session.passed_over:
         console.print(f"{session.passed_over} prompts got no two different answers, and were passed over.")
-    console.print(f"{kept} choices by {rater} were kept in {arguments.store}.", markup=False, soft_wrap=True)
+    console.print(f"{kept} choices by {session.rater} were kept in {arguments.store}.", markup=False, soft_wrap=True)
 
 
 def rate(session: RatingSession, read_key: Callable[[], str], console: Console) -> int:
@@ -88,14 +89,19 @@ def rate(session: RatingSession, read_key: Callable[[], str], console: Console) 
     Returns:
         How many choices of this sitting were kept.
     """
-    kept = set()
-    while (shown := _show(session, console)) is not None:
-        console.print(picture(shown))
-        console.print(HELP, style="dim")
+    kept: set[int | None] = set()
+    while True:
         outcome = Outcome(None)
-        while outcome.action is None:
-            outcome = session.press(read_key())
-        if outcome.action == QUIT:
+        if (shown := _show(session, console)) is not None:
+            console.print(picture(shown))
+            console.print(HELP, style="dim")
+            while outcome.action is None:
+                outcome = session.press(read_key())
+        elif kept:
+            console.print(LAST, style="dim")
+            if KEYS.get(read_key().lower()) == UNDO:
+                outcome = session.press("u")
+        if outcome.action in (QUIT, None):
             break
         if outcome.action == UNDO:
             kept.discard(outcome.id)

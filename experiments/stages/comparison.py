@@ -14,7 +14,8 @@ PROMPTS = 500
 
 
 def compare(experiment: Experiment, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
-    """As `narrador compare RUN:ppo RUN:sft`: in the narrator's world on new prompts, judged by the gold reward.
+    """As `narrador compare RUN:ppo RUN:sft`, with answers as long as PPO's: in the narrator's world on new prompts,
+    judged by the gold reward.
 
     Elsewhere on the prompts of PPO itself, judged by the reward model that it learned from.
     """

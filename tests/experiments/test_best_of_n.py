@@ -63,6 +63,17 @@ def test_kl_where_answers_repeat(concentration):
     assert np.all(found <= kl_bound(counts) + 1e-9)
 
 
+def test_answers_that_score_the_same_are_one_to_the_choice():
+    """As all that did not stop: which of them is taken does not depend on n, so they cost what one would."""
+    rng = np.random.default_rng(5)
+    p, scores = rng.dirichlet(np.ones(40)), rng.normal(size=40)
+    scores[:15] = -1.0
+    merged = np.array([p[:15].sum(), *p[15:]]), np.array([-1.0, *scores[15:]])
+    drawn, counts = rng.choice(40, size=(4000, 64), p=p), counts_to(64)
+    found = kl_of_best(p[drawn], scores[drawn], counts, rank_weights(64, counts))
+    assert found.mean(axis=0) == pytest.approx([exact_kl(*merged, n) for n in counts], rel=0.01, abs=2e-3)
+
+
 def test_kl_at_the_edges():
     weights, scores = rank_weights(9, [1, 5, 9]), np.random.default_rng(3).normal(size=(2, 9))
     rare = kl_of_best(np.full((2, 9), 1e-9), scores, [1, 5, 9], weights)

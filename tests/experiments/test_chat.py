@@ -186,6 +186,18 @@ def test_history_is_kept_and_reasons_are_the_distributions(conversation):
     assert conversation.question is None
 
 
+def test_what_was_asked_last_is_known_where_no_answer_came(conversation):
+    """`/compare` asks every stage that, and not the question before."""
+    "".join(conversation.say("grass?"))
+    conversation._pieces = lambda: iter(["", " "])
+    "".join(conversation.say("sky?"))
+    assert conversation.history == [Message("user", "grass?"), Message("assistant", "green")]
+    assert conversation.question == "sky?"
+    other = conversation.with_model(conversation.trained)
+    assert (other.history, other.question) == (conversation.history, None)
+    assert "".join(other.say("sky?")).strip()
+
+
 def test_ctrl_c_stops_an_answer_and_not_the_program(conversation, capsys):
     def impatient():
         yield "gre"

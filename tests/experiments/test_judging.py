@@ -53,6 +53,23 @@ def test_the_interval_of_choices_by_hand(store):
     assert (low, high) == (pytest.approx(mean - half, abs=1e-4), pytest.approx(mean + half, abs=1e-4))
 
 
+def test_several_people_on_the_same_two_answers_are_one_judgement(tmp_path):
+    """Ten raters of two pairs are no twenty comparisons: they agree on the one, and are split on the other."""
+    store = Store(tmp_path / "choices.sqlite")
+    for number in range(10):
+        left_first = number % 2 == 0
+        for prompt, chosen in (("um", "a"), ("dois", "a" if number < 4 else "b")):
+            left, right = ("a", "b") if left_first else ("b", "a")
+            sources = {"left_source": A if left_first else B, "right_source": B if left_first else A}
+            side = "left" if (left, right)[0] == chosen else "right"
+            store.add([Message("user", prompt)], left, right, side, f"rater {number}", **sources)
+    judged = judge_by_store(store.path, A, B)
+    assert sorted(judged.outcomes) == pytest.approx([0.4, 1.0])
+    assert judged.summary()["win_rate"] == pytest.approx(0.7)
+    low, high = judged.summary()["win_rate_interval"]
+    assert high - low > 0.5
+
+
 def test_a_withdrawn_choice_does_not_count(store):
     store.add([Message("user", "mais uma")], "x", "y", "left", "Davi", left_source=A, right_source=B)
     assert len(judge_by_store(store.path, A, B).outcomes) == 9
@@ -87,9 +104,11 @@ def test_judges_by_name():
 def test_a_model_is_called_as_rate_calls_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert source_name("gone//a/:sft") == "gone/a:sft"
-    for stage in ("pretrain", "sft", "reward"):
+    for stage in ("pretrain", "sft", "reward", "ppo"):  # the last has only just begun
         (tmp_path / "run" / stage).mkdir(parents=True)
         (tmp_path / "run" / stage / "metrics.jsonl").touch()
+        if stage != "ppo":
+            (tmp_path / "run" / stage / "checkpoints" / "2").mkdir(parents=True)
     with pytest.raises(UserError, match="holds no run"):
         source_name("run")
     (tmp_path / "run" / "config.yaml").write_text("{}")

@@ -241,6 +241,15 @@ def test_the_command_keeps_what_is_typed(command, tmp_path):
     assert command("u", "--rater", "Davi")[1].count("there is nothing to undo") == 1
 
 
+def test_the_last_choice_can_be_taken_back_too(command, tmp_path):
+    code, out, _ = command("lllllrul", "--rater", "Ana")
+    assert code == 0
+    assert "that was the last" in out
+    kept = [choice.choice for choice in Store(tmp_path / "runs/preferences.sqlite").choices()]
+    assert kept == ["left"] * 6
+    assert "6 choices by Ana were kept" in out
+
+
 def test_two_models_can_be_held_against_each_other(command, tmp_path):
     assert command("llllq", "--run", "runs/small:ppo", "--against", "runs/small:sft")[0] == 0
     kept = Store(tmp_path / "runs/preferences.sqlite").choices()
