@@ -101,6 +101,7 @@ def test_chats_that_were_refused_may_be_mended(folder):
     chats = (folder / "chats.jsonl").read_text().splitlines(keepends=True)
     (folder / "few.jsonl").write_text("".join(chats[:2]))
     asked = ("--run-dir", "runs/mended", "--stages", "pretrain,sft", "--sft.data.sources", "jsonl:few.jsonl")
+    asked += ("--sft.data.validation-fraction", "0.5")
     assert "fewer than one row" in run(folder, *asked)
     (folder / "few.jsonl").write_text("".join(chats))
     assert run(folder, *asked, "--json")["sft"]["steps"] == 2
