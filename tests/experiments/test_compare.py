@@ -161,7 +161,7 @@ def test_people_judge(compare, found, runs):
     assert (report["a"], report["b"]) == ("one:sft", "other:sft")
     code, out, _ = compare("one", "other", "--judge", "store:choices.sqlite")
     assert code == 0
-    assert "Judged by the people of choices.sqlite, the first wins 62.5% of 4 choices" in out
+    assert "Judged by the people of choices.sqlite, the first wins 62.5% of 4 pairs of answers" in out
     assert "KL" not in out
 
 
