@@ -57,7 +57,7 @@ def kl_within(share: Float[np.ndarray, "..."], n: int) -> Float[np.ndarray, "...
 
 
 def _of_all_alike(probabilities: Float[np.ndarray, "M"], scores: Float[np.ndarray, "M"]) -> Float[np.ndarray, "M"]:
-    """Of each answer drawn, how probable are all that score the same: where they differ, as often as they were drawn."""
+    """Of each answer drawn, how probable are all that score the same: if they differ, as often as they were drawn."""
     alike = [probabilities[scores == own] for own in scores]
     return np.array([own[0] if np.all(own == own[0]) else len(own) / len(scores) for own in alike])
 
