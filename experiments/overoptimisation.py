@@ -116,10 +116,10 @@ class Study:
         config = reward_config(self.experiment.reward, proxy, self.settings.seed)
         own = RunDirectory(self.folder / proxy.folder)
         stage = own.stage("reward")
-        held_out = self._comparer(self._choices_held_out.validation, config)
-        known = stage.result
-        if known is not None and known["pairs"] == sum(len(group.pairs) for group in held_out.groups):
+        known, groups = stage.result, self._choices_held_out.validation
+        if known is not None and known["pairs"] == sum(len(group.pairs) for group in groups):
             return known
+        held_out = self._comparer(groups, config)
         if known is None:
             own.path.mkdir(exist_ok=True)
             own.claim({"reward": to_mapping(config)})

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
+from experiments.cli import is_the_systems
 from model.errors import UserError
 from train.distributed import Group, barrier, from_first, group, is_first, join, meeting
 from train.mapping import differences
@@ -91,8 +92,6 @@ def joined(coordinator: str | None, processes: int | None, process: int | None, 
     except KeyboardInterrupt:
         end_all(130, "it was stopped.")
     except Exception as error:
-        from experiments.cli import is_the_systems
-
         told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         if _LOST.search(f"{error} {error.__cause__}"):
             told = (

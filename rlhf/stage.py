@@ -80,14 +80,13 @@ def run_stage(
                 if taken.samples:
                     logs.samples.write({"step": step, **taken.samples})
                 advance(note=taken.note)
-                if stop.received and step < steps:
+                stopping = stop.received
+                if stopping or step % checkpoint_every == 0 or step == steps:
                     save()
-                    checkpoints.wait()
-                    raise Interrupted
-                if step % checkpoint_every == 0 or step == steps:
-                    save()
+                if stopping:
+                    break
         checkpoints.wait()
-        if stop.received:  # in the last step: what comes after it is for the next time
+        if stop.received:  # in the last step too: what comes after it is for the next time
             raise Interrupted
     finally:
         logs.close()

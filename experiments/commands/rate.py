@@ -17,7 +17,7 @@ from rich.text import Text
 from model.config import SamplingConfig
 from model.errors import UserError
 from rlhf.prompts import open_prompts
-from serve.rating import KEYS, QUIT, UNDO, Outcome, RatingSession, Shown, Writer
+from serve.rating import QUIT, UNDO, Outcome, RatingSession, Shown, Writer
 from serve.store import Store
 
 LAST = "that was the last; u takes it back, any other key ends"
@@ -99,8 +99,7 @@ def rate(session: RatingSession, read_key: Callable[[], str], console: Console) 
                 outcome = session.press(read_key())
         elif kept:
             console.print(LAST, style="dim")
-            if KEYS.get(read_key().lower()) == UNDO:
-                outcome = session.press("u")
+            outcome = session.press(read_key())
         if outcome.action in (QUIT, None):
             break
         if outcome.action == UNDO:

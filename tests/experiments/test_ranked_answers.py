@@ -2,10 +2,10 @@
 
 import json
 import random
-from itertools import pairwise
 
 import pytest
 
+from experiments.alignment import draw_answers
 from experiments.ranked_answers import rank_answers
 from model.errors import UserError
 from tests.experiments.untrained import write_run
@@ -24,6 +24,14 @@ def run(tmp_path_factory):
 
 def test_answers_of_the_model_are_ranked_once_and_kept(run, monkeypatch):
     trained = load(run, "sft")
+    drawn_texts = []
+
+    def remember(*given):
+        answers = draw_answers(*given)
+        drawn_texts.extend(answers.texts)
+        return answers
+
+    monkeypatch.setattr("experiments.ranked_answers.draw_answers", remember)
     found = rank_answers(SPEC, trained, run, answers=3, room=6, fraction=0.5)
     records = [json.loads(line) for line in (run.path / "rankings.jsonl").read_text().splitlines()]
     drawn = (draw_prompt(random.Random(f"narration_answers 3 {index}")) for index in range(30))
@@ -32,9 +40,11 @@ def test_answers_of_the_model_are_ranked_once_and_kept(run, monkeypatch):
     assert {record["rater"] for record in records} <= {rater.name for rater in RATERS}
     groups = [*found.choices.train, *found.choices.validation]
     assert {group.answers for group in groups} == {tuple(record["ranking"]) for record in records}
-    # One answer of each was given to the prompt after it, unless that one was blank.
-    shared = [bool(set(one["ranking"]) & set(other["ranking"])) for one, other in pairwise(records)]
-    assert sum(shared) >= 0.9 * len(shared)
+    # One answer of each was given to the prompt after it.
+    by_prompt = [drawn_texts[3 * index : 3 * index + 4] for index in range(30)]
+    expected = [set(filter(None, answers)) for answers in by_prompt[:-1]]
+    expected.append(set(filter(None, (*by_prompt[-1], drawn_texts[0]))))
+    assert [set(record["ranking"]) for record in records] == [answers for answers in expected if len(answers) > 1]
     ranks = [len(record["ranking"]) for record in records]
     assert max(ranks) == 4
     assert sum(len(group.pairs) for group in groups) == sum(n * (n - 1) // 2 for n in ranks)
