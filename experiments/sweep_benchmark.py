@@ -17,6 +17,7 @@ from experiments.config import Experiment
 from experiments.sweep import Sweep
 from experiments.workers import usable_cores
 from model.errors import UserError
+from train.progress import say
 from train.run_directory import RunDirectory
 
 DECAYS = (0.0, 0.03, 0.1, 0.3)
@@ -83,6 +84,7 @@ def _seconds(sweep: Sweep, way: Way, directory: Path) -> float:
     seconds = time.perf_counter() - start
     if any(child.code for child in done) or study.left():
         raise UserError(f"the sweep did not come to its end {way}: {study.left()} trials are left.")
+    say(f"{study.count} trials {way}: {seconds:.1f} s")
     return seconds
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from model.attention import KVCache, init_cache
 from model.config import SamplingConfig
@@ -34,13 +34,29 @@ def decode_step(
     return out[:, 0], cache
 
 
-@partial(jax.jit, static_argnums=2)
+@partial(jax.jit, static_argnames="sampling")
 def choose(
-    key: PRNGKeyArray, logits: Float[Array, "B V"], sampling: SamplingConfig
+    key: PRNGKeyArray, index: Int[ArrayLike, ""], logits: Float[Array, "B V"], sampling: SamplingConfig
 ) -> tuple[Int[Array, "B"], Float[Array, "B V"]]:
-    """A token for each sequence, and the distribution it was drawn from."""
+    """The token of each sequence that comes `index`-th, and the distribution it was drawn from."""
     probabilities = distribution(logits, sampling)
-    return draw(key, probabilities), probabilities
+    return draw(jax.random.fold_in(key, index), probabilities), probabilities
+
+
+@partial(jax.jit, static_argnames=("model", "sampling"), donate_argnames="cache")
+def append(
+    model: Transformer,
+    params: Any,
+    token: Int[Array, "B"],
+    position: Int[ArrayLike, "B"],
+    cache: KVCache,
+    key: PRNGKeyArray,
+    index: Int[ArrayLike, ""],
+    sampling: SamplingConfig,
+) -> tuple[Int[Array, "B"], Float[Array, "B V"], KVCache]:
+    """`decode_step` and `choose` in one program: a small model's token costs little more than starting one."""
+    logits, cache = decode_step(model, params, token, jnp.asarray(position), cache)
+    return *choose(key, index, logits, sampling), cache
 
 
 def read(
@@ -85,19 +101,21 @@ def stream(
     """
     tokens = list(prompt)
     out, cache, position = read(model, params, tokens, room=max_tokens)
-    for index in range(max_tokens):
-        chosen, probabilities = choose(jax.random.fold_in(key, index), out, sampling)
-        token = int(chosen[0])
-        yield token, np.asarray(probabilities[0])
-        if token in stop or index + 1 == max_tokens:
+    chosen, probabilities = choose(key, 0, out, sampling)
+    for index in range(1, max_tokens + 1):
+        token = int(np.asarray(chosen)[0])
+        yield token, np.asarray(probabilities)[0]
+        if token in stop or index == max_tokens:
             return
         tokens.append(token)
         if position < model.config.context_length:
-            out, cache = decode_step(model, params, chosen, jnp.asarray([position]), cache)
+            at = np.array([position], np.int32)
+            chosen, probabilities, cache = append(model, params, chosen, at, cache, key, index, sampling)
             position += 1
         else:
             kept = tokens[-max(1, model.config.context_length // 2) :]
             out, cache, position = read(model, params, kept, room=max_tokens - index)
+            chosen, probabilities = choose(key, index, out, sampling)
 
 
 def _power_of_two(n: int) -> int:

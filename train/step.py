@@ -49,9 +49,9 @@ def _state(optimizer: optax.GradientTransformation, params: Any) -> TrainState:
 
 def init_state(model: Transformer, config: TrainConfig, mesh: Mesh, rules: ShardingRules) -> TrainState:
     """A fresh state, made where the rules put it: no array is ever whole on one device of many."""
-    make, _, shardings = _state_maker(model, _program(config), mesh, rules)
+    make, _, _ = _state_maker(model, _program(config), mesh, rules)
     with jax.set_mesh(mesh):
-        return jax.jit(make, out_shardings=shardings)(jax.random.key(config.seed))
+        return make(jax.random.key(config.seed))
 
 
 def abstract_state(model: Transformer, config: TrainConfig, mesh: Mesh, rules: ShardingRules) -> TrainState:
@@ -64,11 +64,12 @@ def abstract_state(model: Transformer, config: TrainConfig, mesh: Mesh, rules: S
 def _state_maker(
     model: Transformer, config: TrainConfig, mesh: Mesh, rules: ShardingRules
 ) -> tuple[Callable[[Array], TrainState], Any, Any]:
-    """What makes a state from a key, the shapes of its arrays, and where they lie."""
+    """What makes a state from a key, traced once for all runs of a shape; the shapes of its arrays; where they lie."""
     optimizer = make_optimizer(config, model.config)
     axes, params = named_shapes(model.config)
     shapes = jax.eval_shape(partial(_state, optimizer), params)
-    return partial(fresh_state, model, optimizer), shapes, state_shardings(mesh, rules, axes, shapes)
+    shardings = state_shardings(mesh, rules, axes, shapes)
+    return jax.jit(partial(fresh_state, model, optimizer), out_shardings=shardings), shapes, shardings
 
 
 def train_step(
