@@ -68,8 +68,8 @@ class DPOTrainer:
 
     def evaluate(self, params: Any, held_out: Comparer) -> dict[str, float]:
         """`pairs`, and over all of them what `preference_loss` measures, on choices that nothing was learned from."""
-        places, size = range(len(held_out.groups)), held_out.batch_size
-        parts: Sequence[Comparisons] = [held_out.collate(places[at : at + size]) for at in places[::size]]
+        places, size = held_out.by_length(range(len(held_out.groups))), held_out.batch_size
+        parts: Sequence[Comparisons] = [held_out.collate(places[at : at + size]) for at in range(0, len(places), size)]
         pairs = [part.weights.sum() for part in parts]
         found = [self._measure(params, self.reference, part)[1] for part in parts]
         means = {name: float(np.average([row[name] for row in found], weights=pairs)) for name in found[0]}

@@ -1,6 +1,6 @@
 """The reward model: answers that people chose score above those they did not (Bradley & Terry 1952)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,6 +25,8 @@ from rlhf.stage import Step
 from train.optimizer import is_matrix
 
 REFERENCE_GROUPS = 128  # prompts whose answers fix the scale of the scores
+WINDOW = 8  # batches at most that sort their prompts by length among them: half of each row was padding
+WIDTHS = 3  # that a batch may have, each a program of its own
 
 
 class RewardState(NamedTuple):
@@ -46,7 +48,7 @@ class Comparisons(NamedTuple):
 
 
 class Comparer:
-    """Makes batches of comparisons: batch n is a pure function of the seed and n."""
+    """Makes batches of comparisons, of similar length: batch n is a pure function of the seed and n."""
 
     def __init__(
         self,
@@ -57,7 +59,7 @@ class Comparer:
         batch_size: int,
         seed: int,
     ) -> None:
-        self.groups, self.batch_size = groups, batch_size
+        self.groups, self.batch_size, self.seed = groups, batch_size, seed
         self.answers = [
             [encode_answer(tokenizer, template, group.prompt, answer, length) for answer in group.answers]
             for group in groups
@@ -65,18 +67,28 @@ class Comparer:
         self.most_answers = max(len(group.answers) for group in groups)
         self.most_pairs = max(len(group.pairs) for group in groups)
         self.longest_answer = max(len(said.answer) for answers in self.answers for said in answers)
-        self.longest_row = max(answers[0].start + sum(len(said.answer) for said in answers) for answers in self.answers)
+        self.lengths = [answers[0].start + sum(len(said.answer) for said in answers) for answers in self.answers]
+        self.widths = [-(-max(self.lengths) * part // WIDTHS) for part in range(1, WIDTHS + 1)]
+        self.window = max(1, min(WINDOW, len(groups) // batch_size))  # so that none comes twice in one
         self._order = grain.MapDataset.range(len(groups)).shuffle(seed=seed).repeat()
 
     def batch(self, number: int) -> Comparisons:
         """Batch `number`, from 0."""
-        start = number * self.batch_size
-        return self.collate([int(self._order[start + place]) for place in range(self.batch_size)])
+        window, turn = divmod(number, self.window)
+        size = self.window * self.batch_size
+        prompts = self.by_length([int(self._order[window * size + place]) for place in range(size)])
+        start = int(np.random.default_rng((self.seed, window)).permutation(self.window)[turn]) * self.batch_size
+        return self.collate(prompts[start : start + self.batch_size])
+
+    def by_length(self, places: Iterable[int]) -> list[int]:
+        """Prompts with their answers, from the shortest."""
+        return sorted(places, key=self.lengths.__getitem__)
 
     def collate(self, places: Sequence[int]) -> Comparisons:
-        """The comparisons of some prompts, padded to the shape of every batch."""
+        """The comparisons of some prompts, padded to one of few shapes."""
         count, pairs = self.batch_size * self.most_answers, self.batch_size * self.most_pairs
-        tokens, positions, segments = np.zeros((3, self.batch_size, self.longest_row), np.int32)
+        width = next(width for width in self.widths if width >= max(self.lengths[place] for place in places))
+        tokens, positions, segments = np.zeros((3, self.batch_size, width), np.int32)
         rows, before = np.zeros((2, count), np.int32)
         where = np.zeros((count, self.longest_answer), np.int32)
         inside = np.zeros(where.shape, bool)
@@ -208,16 +220,16 @@ class RewardTrainer:
 
     def scores(self, params: RewardModel, comparer: Comparer, places: Sequence[int]) -> list[Float[np.ndarray, "A K"]]:
         """Every head's scores of each prompt's answers."""
-        found = []
-        for start in range(0, len(places), comparer.batch_size):
-            part = places[start : start + comparer.batch_size]
+        found, order = {}, comparer.by_length(places)
+        for start in range(0, len(order), comparer.batch_size):
+            part = order[start : start + comparer.batch_size]
             batch = comparer.collate(part)
             scores, row = np.asarray(self._score(params, batch.answers)), 0
             for place in part:
                 answers = len(comparer.groups[place].answers)
-                found.append(scores[row : row + answers])
+                found[place] = scores[row : row + answers]
                 row += answers
-        return found
+        return [found[place] for place in places]
 
 
 def _learned(params: RewardModel) -> RewardModel:

@@ -242,6 +242,28 @@ def test_batches_follow_from_the_number_and_take_every_prompt_in_turn():
     assert len({row.tobytes() for row in epoch}) == len(LETTERS)
 
 
+def test_a_batch_has_prompts_of_similar_length_and_a_window_every_one_once():
+    groups = [group("a", "b", prompt="?" * (index * 5 % 16 + 1)) for index in range(16)]
+    compared = comparer(groups, batch_size=2)
+    shapes = [compared.batch(number).answers.tokens.shape for number in range(16)]
+    assert len(set(shapes)) > 1
+    assert {width for _, width in shapes} <= set(compared.widths)
+    for window in (range(8), range(8, 16)):
+        lengths = [np.count_nonzero(row) for n in window for row in compared.batch(n).answers.segments]
+        assert sorted(lengths) == sorted(compared.lengths)
+        assert all(abs(one - other) <= 1 for one, other in zip(lengths[::2], lengths[1::2], strict=True))
+        assert lengths != sorted(lengths)  # batches come in any order
+
+
+def test_scores_come_in_the_order_that_was_asked_for(scorer):
+    compared = comparer([group("a", "b" * n, "c", prompt="?" * n) for n in (9, 1, 7, 3, 5)], batch_size=2)
+    trainer = RewardTrainer(MODEL, RewardConfig(batch_size=2), compared)
+    found = trainer.scores(scorer, compared, [3, 0, 4, 1])
+    for place, scores in zip([3, 0, 4, 1], found, strict=True):
+        alone = scores_of(scorer, compared.collate([place]).answers)
+        np.testing.assert_allclose(scores, alone[: len(scores)], atol=1e-5)
+
+
 def test_an_answer_that_is_too_long_is_refused():
     with pytest.raises(UserError, match=r"the answer 'aaaa.* tokens with its prompt; reward.length, .* is 16"):
         comparer([group("a" * 30, "b")], length=16)
