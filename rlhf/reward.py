@@ -26,7 +26,6 @@ from train.optimizer import is_matrix
 
 REFERENCE_GROUPS = 128  # prompts whose answers fix the scale of the scores
 WINDOW = 8  # batches at most that sort their prompts by length among them: half of each row was padding
-WIDTHS = 3  # that a batch may have, each a program of its own
 
 
 class RewardState(NamedTuple):
@@ -66,9 +65,8 @@ class Comparer:
         ]
         self.most_answers = max(len(group.answers) for group in groups)
         self.most_pairs = max(len(group.pairs) for group in groups)
-        self.longest_answer = max(len(said.answer) for answers in self.answers for said in answers)
+        self.longest_answer = rounded(max(len(said.answer) for answers in self.answers for said in answers))
         self.lengths = [answers[0].start + sum(len(said.answer) for said in answers) for answers in self.answers]
-        self.widths = [-(-max(self.lengths) * part // WIDTHS) for part in range(1, WIDTHS + 1)]
         self.window = max(1, min(WINDOW, len(groups) // batch_size))  # so that none comes twice in one
         self._order = grain.MapDataset.range(len(groups)).shuffle(seed=seed).repeat()
 
@@ -87,7 +85,7 @@ class Comparer:
     def collate(self, places: Sequence[int]) -> Comparisons:
         """The comparisons of some prompts, padded to one of few shapes."""
         count, pairs = self.batch_size * self.most_answers, self.batch_size * self.most_pairs
-        width = next(width for width in self.widths if width >= max(self.lengths[place] for place in places))
+        width = rounded(max(self.lengths[place] for place in places))
         tokens, positions, segments = np.zeros((3, self.batch_size, width), np.int32)
         rows, before = np.zeros((2, count), np.int32)
         where = np.zeros((count, self.longest_answer), np.int32)
@@ -114,6 +112,12 @@ class Comparer:
                 answer, end = answer + 1, end + size
         answers = Answers(tokens, positions, segments, rows, before, where, inside)
         return Comparisons(answers, chosen, rejected, margin, weights)
+
+
+def rounded(length: int) -> int:
+    """The least power of two, or one and a half times one, that is no smaller: so that programs have few shapes."""
+    power = 1 << (length - 1).bit_length()
+    return power * 3 // 4 if length <= power * 3 // 4 else power
 
 
 class EncodedAnswer(NamedTuple):

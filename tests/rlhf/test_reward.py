@@ -17,7 +17,7 @@ from rlhf.answers import one_a_row
 from rlhf.config import RewardConfig
 from rlhf.objectives import bradley_terry
 from rlhf.preferences import Pair, PromptGroup
-from rlhf.reward import Comparer, RewardTrainer, calibration_error, comparison_loss, evaluate_reward
+from rlhf.reward import Comparer, RewardTrainer, calibration_error, comparison_loss, evaluate_reward, rounded
 from rlhf.scorer import (
     MOST_LIKELIER,
     init_reward_model,
@@ -247,12 +247,16 @@ def test_a_batch_has_prompts_of_similar_length_and_a_window_every_one_once():
     compared = comparer(groups, batch_size=2)
     shapes = [compared.batch(number).answers.tokens.shape for number in range(16)]
     assert len(set(shapes)) > 1
-    assert {width for _, width in shapes} <= set(compared.widths)
+    assert {width for _, width in shapes} <= {12, 16, 24, 32}
     for window in (range(8), range(8, 16)):
         lengths = [np.count_nonzero(row) for n in window for row in compared.batch(n).answers.segments]
         assert sorted(lengths) == sorted(compared.lengths)
         assert all(abs(one - other) <= 1 for one, other in zip(lengths[::2], lengths[1::2], strict=True))
         assert lengths != sorted(lengths)  # batches come in any order
+
+
+def test_lengths_are_rounded_to_two_steps_an_octave():
+    assert [rounded(n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 96, 97, 129)] == [1, 2, 3, 4, 6, 6, 8, 8, 12, 96, 128, 192]
 
 
 def test_scores_come_in_the_order_that_was_asked_for(scorer):
