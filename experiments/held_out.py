@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from experiments.alignment import draw_answers, over_batches
 from model.chat import Message
 from model.transformer import Transformer, logits
-from rlhf.answers import Answers
+from rlhf.answers import Answers, AnyArray, sharing_prompts
+from rlhf.learner import of_answers
 from rlhf.prompts import encode_prompts, pad, stop_tokens
 from rlhf.rollout import Rollout, generate, response_texts
 from train.narration.checker import check
@@ -26,8 +27,8 @@ from train.narration.questions import Question, draw_prompt, prompt_text
 from train.narration.raters import gold_reward
 from train.trained import Trained
 
-ScoresOf = Callable[[Answers], Float[Array, "B K"]]
-"""From answers, one a row, to every head's scores."""
+ScoresOf = Callable[[Answers, Float[Array, "B"]], Float[Array, "B K"]]
+"""From answers, one a row, and their log-likelihood under the model that policies begin as, to every head's scores."""
 
 
 class Asked(NamedTuple):
@@ -53,6 +54,22 @@ class Drawn(NamedTuple):
     which: Int[np.ndarray, "P N"]
     """Which of the U each draw is."""
     seconds: Float[np.ndarray, ""]
+
+    def in_rows(self, each: int) -> Int[np.ndarray, "B E"]:
+        """Which answers of the U share a row behind their prompt, at most `each`; the last one fills it up."""
+        rows = []
+        for own in map(np.unique, self.which):
+            for start in range(0, len(own), each):
+                part = own[start : start + each]
+                rows.append(np.pad(part, (0, each - len(part)), mode="edge"))
+        return np.array(rows)
+
+    def behind_prompts(self, rows: Int[np.ndarray, "B E"], room: int) -> Answers:
+        """Answers of at most `room` tokens, those of each row behind their prompt."""
+        first, own = rows[:, 0], rows.ravel()
+        starts, last = self.starts[own], self.tokens.shape[1] - 1
+        said = np.take_along_axis(self.tokens[own], np.minimum(starts[:, None] + np.arange(room), last), axis=1)
+        return sharing_prompts(self.tokens[first, :-room], self.starts[first], said, self.lengths[own] - starts)
 
 
 class Measured(NamedTuple):
@@ -106,8 +123,8 @@ class HeldOut:
             own, heat = jax.random.fold_in(key, int(which[0])), np.ones(len(which), np.float32)
             tokens, lengths = self._tokens[which], self._lengths[which]
             rollout = generate(self.trained.model, params, own, tokens, lengths, heat, self.max_tokens, self.ends)
-            scores = scores_of(rollout.answers())
-            return self._kl(params, self.trained.params, rollout), scores, rollout
+            kl, expected = self._kl(params, self.trained.params, rollout)
+            return kl, scores_of(rollout.answers(), expected), rollout
 
         count = len(self.asked.rows)
         kl, scores, rollout = over_batches(of_batch, count)
@@ -133,11 +150,13 @@ def ask(trained: Trained, label: str, count: int, max_tokens: int) -> Asked:
     return Asked(known, encode_prompts(prompts, trained.tokenizer, trained.template, room))
 
 
-def answer_kl(model: Transformer, params: Any, reference: Any, rollout: Rollout) -> Float[Array, "B"]:
+def answer_kl(
+    model: Transformer, params: Any, reference: Any, rollout: Rollout
+) -> tuple[Float[AnyArray, "B"], Float[AnyArray, "B"]]:
     """KL(policy || reference) in nats: of the whole distribution of the next token, summed over an answer's tokens.
 
     On average the same as the log-ratio of the tokens drawn, never negative, and with less noise (Amini, Vieira and
-    Cotterell 2025). Only for answers drawn at temperature 1.
+    Cotterell 2025). Only for answers drawn at temperature 1. Beside it the answers' log-likelihood under the reference.
     """
 
     answers = rollout.answers()
@@ -147,4 +166,5 @@ def answer_kl(model: Transformer, params: Any, reference: Any, rollout: Rollout)
         return jax.nn.log_softmax(logits(answers.drawn_from(answers.read(model, params)), unembedding))
 
     ours, theirs = log_probs(params), log_probs(reference)
-    return jnp.sum(jnp.where(rollout.mask, jnp.sum(jnp.exp(ours) * (ours - theirs), axis=-1), 0), axis=1)
+    said = jnp.take_along_axis(theirs, rollout.responses()[..., None], axis=-1)[..., 0]
+    return of_answers(jnp.sum(jnp.exp(ours) * (ours - theirs), axis=-1), rollout), of_answers(said, rollout)

@@ -31,7 +31,6 @@ from experiments.held_out import Drawn, HeldOut, ask
 from experiments.proxies import Proxy, Rule, Settings
 from experiments.stages.alignment import comparer, world_ceiling
 from model.errors import UserError
-from rlhf.answers import one_a_row
 from rlhf.config import PPOConfig, RewardConfig
 from rlhf.learner import PolicyState
 from rlhf.objectives import penalize_unstopped
@@ -51,6 +50,7 @@ from train.trained import load
 FOLDER = "overoptimisation"
 FULL_SIZE = 12_000  # choices that a run's number of steps is taken to be meant for, where it learns from other ones
 LEARNING_RATE = 2e-4  # twice PPO's own: to go too far within the iterations there are
+SHARING = 16  # answers that are scored behind one reading of their prompt
 MEASUREMENTS = 12  # of each policy on its way
 
 
@@ -167,14 +167,16 @@ class Study:
         path, drawn = self.folder / proxy.folder / "scores.npy", self.drawn
         if path.exists():
             return np.load(path)
-        params, count, room = self.reward(proxy), len(drawn.gold), self.experiment.ppo.max_tokens
+        params, room, rows = self.reward(proxy), self.experiment.ppo.max_tokens, drawn.in_rows(SHARING)
 
-        def of_batch(which: Int[np.ndarray, "B"]) -> Float[Array, "B K"]:
-            answers = one_a_row(drawn.tokens[which], drawn.starts[which], drawn.lengths[which], room)
-            return self._score(params, answers)
+        def of_batch(which: Int[np.ndarray, "B"]) -> Float[Array, "N K"]:
+            own = rows[which]
+            return self._score(params, drawn.behind_prompts(own, room), drawn.log_probs[own.ravel()])
 
-        with bar(f"scores by the reward model of {proxy.learned}", count) as advance:
-            found = over_batches(of_batch, count, advance)
+        with bar(f"scores by the reward model of {proxy.learned}", rows.size) as advance:
+            scores = over_batches(of_batch, len(rows), advance, SHARING)
+        found = np.empty((len(drawn.gold), proxy.heads), scores.dtype)
+        found[rows.ravel()] = scores
         _save(path, lambda file: np.save(file, found))
         return found
 

@@ -11,13 +11,15 @@ import pytest
 import yaml
 
 from experiments import cli
-from experiments.held_out import answer_kl
+from experiments.held_out import Drawn, answer_kl
 from experiments.overoptimisation import measured
 from experiments.overoptimisation_report import order, shown, verdict
 from experiments.proxies import LEAST, MEAN, Proxy, Settings
+from rlhf.answers import one_a_row
 from rlhf.ppo import PPOTrainer
 from rlhf.reward import RewardTrainer
 from rlhf.rollout import generate
+from rlhf.scorer import init_reward_model, log_likelihoods, score
 from tests.experiments.untrained import write_run
 from train.run_directory import RunDirectory
 from train.trained import load
@@ -143,7 +145,7 @@ def test_kl_of_answers_is_that_of_every_next_token(run):
     prompts, lengths = np.tile(np.arange(1, 9, dtype=np.int32), (400, 1)), np.tile([5, 8], 200).astype(np.int32)
     drawn = generate(trained.model, other, jax.random.key(2), prompts, lengths, np.ones(400, np.float32), 3, (0,))
     kl, apply = jax.jit(partial(answer_kl, trained.model)), jax.jit(trained.model.apply)
-    found = np.asarray(kl(other, trained.params, drawn), np.float64)
+    found, expected = (np.asarray(each, np.float64) for each in kl(other, trained.params, drawn))
     ours, theirs = (
         np.asarray(jax.nn.log_softmax(apply({"params": params}, drawn.tokens)[0]), np.float64)
         for params in (other, trained.params)
@@ -155,9 +157,26 @@ def test_kl_of_answers_is_that_of_every_next_token(run):
     places = np.minimum(drawn.prompt_lengths[:, None] + np.arange(3), drawn.tokens.shape[1] - 1)
     reference = np.take_along_axis(theirs, places[..., None] - 1, axis=1)
     reference = np.take_along_axis(reference, np.asarray(drawn.responses())[..., None], axis=2)[..., 0]
+    np.testing.assert_allclose(expected, np.where(drawn.mask, reference, 0).sum(axis=1), rtol=1e-4)
     ratios = np.where(drawn.mask, drawn.log_probs - reference, 0).sum(axis=1)
     assert ratios.mean() == pytest.approx(found.mean(), abs=4 * float(ratios.std()) / 20)
-    assert np.asarray(kl(other, other, drawn)) == pytest.approx(np.zeros(400), abs=1e-5)
+    assert np.asarray(kl(other, other, drawn)[0]) == pytest.approx(np.zeros(400), abs=1e-5)
+
+
+def test_answers_score_behind_one_prompt_what_they_score_alone(run):
+    """Three to the first prompt, one of them twice, one to the second, two to a row."""
+    trained = load(RunDirectory(run.path), "sft")
+    model, params = trained.model, trained.params
+    tokens = np.array([[1, 2, 3, 9, 0, 0, 0], [1, 2, 3, 9, 8, 0, 0], [1, 2, 3, 7, 8, 9, 0], [4, 5, 6, 7, 8, 0, 0]])
+    starts, lengths, which = np.array([3, 3, 3, 4]), np.array([4, 5, 6, 5]), np.array([[1, 0, 1, 2], [3, 3, 3, 3]])
+    alone = one_a_row(tokens, starts, lengths, 3)
+    reward = init_reward_model(jax.random.key(1), jax.tree.map(lambda x: 1.1 * x, params), model.config.width)
+    reward, likely = reward._replace(reference=params), np.asarray(log_likelihoods(model, params, alone))
+    drawn = Drawn(tokens, starts, lengths, None, likely, None, which, None)
+    rows = drawn.in_rows(2)
+    assert rows.tolist() == [[0, 1], [2, 2], [3, 3]]
+    found = score(model, reward, drawn.behind_prompts(rows, 3), likely[rows.ravel()])
+    np.testing.assert_allclose(found, score(model, reward, alone)[rows.ravel()], atol=1e-5)
 
 
 def test_parts_of_a_study():
