@@ -43,29 +43,12 @@ def choose(
     return draw(jax.random.fold_in(key, index), probabilities), probabilities
 
 
-@partial(jax.jit, static_argnames=("model", "sampling"), donate_argnames="cache")
-def append(
-    model: Transformer,
-    params: Any,
-    token: Int[Array, "B"],
-    position: Int[ArrayLike, "B"],
-    cache: KVCache,
-    key: PRNGKeyArray,
-    index: Int[ArrayLike, ""],
-    sampling: SamplingConfig,
-) -> tuple[Int[Array, "B"], Float[Array, "B V"], KVCache]:
-    """`decode_step` and `choose` in one program: a small model's token costs little more than starting one."""
-    logits, cache = decode_step(model, params, token, jnp.asarray(position), cache)
-    return *choose(key, index, logits, sampling), cache
-
-
 def read(
     model: Transformer, params: Any, tokens: Sequence[int], room: int = 0
 ) -> tuple[Float[Array, "1 V"], KVCache, int]:
     """Prefill one prompt.
 
-    A prompt longer than the context keeps its last tokens. Shapes are rounded up to powers of two, so that
-    prompts of many lengths share few compilations.
+    A prompt longer than the context keeps its last tokens. Shapes are `rounded`.
 
     Args:
         room: how many tokens are to follow; the cache is made long enough for as many as the context allows.
@@ -77,9 +60,9 @@ def read(
         raise ValueError("a prompt holds at least one token, such as the document end")
     context = model.config.context_length
     tokens = list(tokens)[-context:]
-    padded = np.zeros((1, min(_power_of_two(len(tokens)), context)), np.int32)
+    padded = np.zeros((1, min(rounded(len(tokens)), context)), np.int32)
     padded[0, : len(tokens)] = tokens
-    cache_length = min(_power_of_two(len(tokens) + room), context)
+    cache_length = min(rounded(len(tokens) + room), context)
     cache = init_cache(model.config, 1, max(cache_length, padded.shape[1]), model.dtype)
     out, cache = prefill(model, params, jnp.asarray(padded), jnp.asarray([len(tokens)]), cache)
     return out, cache, len(tokens)
@@ -101,22 +84,22 @@ def stream(
     """
     tokens = list(prompt)
     out, cache, position = read(model, params, tokens, room=max_tokens)
-    chosen, probabilities = choose(key, 0, out, sampling)
-    for index in range(1, max_tokens + 1):
-        token = int(np.asarray(chosen)[0])
+    for index in range(max_tokens):
+        chosen, probabilities = choose(key, index, out, sampling)
+        token = int(np.asarray(chosen)[0])  # a slice on the device is a program of its own
         yield token, np.asarray(probabilities)[0]
-        if token in stop or index == max_tokens:
+        if token in stop or index + 1 == max_tokens:
             return
         tokens.append(token)
         if position < model.config.context_length:
-            at = np.array([position], np.int32)
-            chosen, probabilities, cache = append(model, params, chosen, at, cache, key, index, sampling)
+            out, cache = decode_step(model, params, chosen, np.array([position]), cache)
             position += 1
         else:
             kept = tokens[-max(1, model.config.context_length // 2) :]
             out, cache, position = read(model, params, kept, room=max_tokens - index)
-            chosen, probabilities = choose(key, index, out, sampling)
 
 
-def _power_of_two(n: int) -> int:
-    return 1 << max(n - 1, 0).bit_length()
+def rounded(length: int) -> int:
+    """The least power of two, or one and a half times one, that is no smaller: so programs have few shapes."""
+    power = 1 << (length - 1).bit_length()
+    return power * 3 // 4 if length <= power * 3 // 4 else power

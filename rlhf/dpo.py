@@ -1,6 +1,5 @@
 """DPO: choices move the policy directly, which is its own reward model (Rafailov et al. 2023)."""
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -68,8 +67,7 @@ class DPOTrainer:
 
     def evaluate(self, params: Any, held_out: Comparer) -> dict[str, float]:
         """`pairs`, and over all of them what `preference_loss` measures, on choices that nothing was learned from."""
-        places, size = held_out.by_length(range(len(held_out.groups))), held_out.batch_size
-        parts: Sequence[Comparisons] = [held_out.collate(places[at : at + size]) for at in range(0, len(places), size)]
+        parts = [batch for _, batch in held_out.parts(range(len(held_out.groups)))]
         pairs = [part.weights.sum() for part in parts]
         found = [self._measure(params, self.reference, part)[1] for part in parts]
         means = {name: float(np.average([row[name] for row in found], weights=pairs)) for name in found[0]}

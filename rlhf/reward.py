@@ -1,6 +1,6 @@
 """The reward model: answers that people chose score above those they did not (Bradley & Terry 1952)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from model.attention import SHARED
 from model.chat import ChatTemplate, Message
+from model.decode import rounded
 from model.errors import UserError
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
@@ -74,13 +75,15 @@ class Comparer:
         """Batch `number`, from 0."""
         window, turn = divmod(number, self.window)
         size = self.window * self.batch_size
-        prompts = self.by_length([int(self._order[window * size + place]) for place in range(size)])
+        prompts = sorted((int(self._order[window * size + n]) for n in range(size)), key=self.lengths.__getitem__)
         start = int(np.random.default_rng((self.seed, window)).permutation(self.window)[turn]) * self.batch_size
         return self.collate(prompts[start : start + self.batch_size])
 
-    def by_length(self, places: Iterable[int]) -> list[int]:
-        """Prompts with their answers, from the shortest."""
-        return sorted(places, key=self.lengths.__getitem__)
+    def parts(self, places: Iterable[int]) -> Iterator[tuple[list[int], Comparisons]]:
+        """Some prompts in batches, from the shortest, each with their places."""
+        order = sorted(places, key=self.lengths.__getitem__)
+        for start in range(0, len(order), self.batch_size):
+            yield (part := order[start : start + self.batch_size]), self.collate(part)
 
     def collate(self, places: Sequence[int]) -> Comparisons:
         """The comparisons of some prompts, padded to one of few shapes."""
@@ -112,12 +115,6 @@ class Comparer:
                 answer, end = answer + 1, end + size
         answers = Answers(tokens, positions, segments, rows, before, where, inside)
         return Comparisons(answers, chosen, rejected, margin, weights)
-
-
-def rounded(length: int) -> int:
-    """The least power of two, or one and a half times one, that is no smaller: so that programs have few shapes."""
-    power = 1 << (length - 1).bit_length()
-    return power * 3 // 4 if length <= power * 3 // 4 else power
 
 
 class EncodedAnswer(NamedTuple):
@@ -224,15 +221,11 @@ class RewardTrainer:
 
     def scores(self, params: RewardModel, comparer: Comparer, places: Sequence[int]) -> list[Float[np.ndarray, "A K"]]:
         """Every head's scores of each prompt's answers."""
-        found, order = {}, comparer.by_length(places)
-        for start in range(0, len(order), comparer.batch_size):
-            part = order[start : start + comparer.batch_size]
-            batch = comparer.collate(part)
-            scores, row = np.asarray(self._score(params, batch.answers)), 0
-            for place in part:
-                answers = len(comparer.groups[place].answers)
-                found[place] = scores[row : row + answers]
-                row += answers
+        found: dict[int, np.ndarray] = {}
+        for part, batch in comparer.parts(places):
+            ends = np.cumsum([len(comparer.groups[place].answers) for place in part])
+            scores = np.asarray(self._score(params, batch.answers))
+            found |= zip(part, np.split(scores, ends)[:-1], strict=True)
         return [found[place] for place in places]
 
 

@@ -77,12 +77,9 @@ def measured_matmul_flops(dtype: DTypeLike, size: int | None = None, seconds: fl
     """FLOP/s of square matrix products, one on every device at once: the median of repeats after a warm-up.
 
     Each process measures its own devices, and takes the others' for as fast.
-
-    Args:
-        size: rows and columns. None: 2048 on CPUs, and 8192 where 2048 take no longer than a program's start.
     """
     here = jax.local_devices()
-    size = size or (2048 if here[0].platform == "cpu" else 8192)
+    size = size or (2048 if here[0].platform == "cpu" else 8192)  # for a GPU 2048 is less than a program's start
     mesh = jax.make_mesh((len(here),), ("device",), axis_types=(AxisType.Auto,), devices=here)
     sharding = NamedSharding(mesh, PartitionSpec("device"))
     # Stacked along rows, so that each device has one plain product and no batched one.

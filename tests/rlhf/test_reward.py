@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from model.chat import ChatTemplate, Message
+from model.decode import rounded
 from model.errors import UserError
 from model.tokenizer import TokenizerConfig, train_tokenizer
 from model.transformer import Transformer
@@ -17,7 +18,7 @@ from rlhf.answers import one_a_row
 from rlhf.config import RewardConfig
 from rlhf.objectives import bradley_terry
 from rlhf.preferences import Pair, PromptGroup
-from rlhf.reward import Comparer, RewardTrainer, calibration_error, comparison_loss, evaluate_reward, rounded
+from rlhf.reward import Comparer, RewardTrainer, calibration_error, comparison_loss, evaluate_reward
 from rlhf.scorer import (
     MOST_LIKELIER,
     init_reward_model,
