@@ -48,10 +48,10 @@ from train.sources import read_world
 from train.trained import load
 
 FOLDER = "overoptimisation"
-FULL_SIZE = 12_000  # choices that a run's number of steps is taken to be meant for, where it learns from other ones
-LEARNING_RATE = 2e-4  # twice PPO's own: to go too far within the iterations there are
+FULL_SIZE = 24_000  # choices that a run's number of steps is taken to be meant for, where it learns from other ones
+LEARNING_RATE = 3e-4  # thrice PPO's own: to go too far within the iterations there are
 SHARING = 16  # answers that are scored behind one reading of their prompt
-MEASUREMENTS = 12  # of each policy on its way
+MEASUREMENTS = 8  # of each policy on its way
 
 
 class Study:

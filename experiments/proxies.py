@@ -47,11 +47,11 @@ class Settings:
 
     sizes: tuple[int, ...] = (500, 2000, 8000)
     """Choices that a reward model learns from, one for each; the middle one has an ensemble too."""
-    prompts: int = 200
+    prompts: int = 160
     """Held-out prompts that everything is measured on."""
     answers: int = 64
     """Answers to each, of which best-of-n takes its n."""
-    iterations: int = 50
+    iterations: int = 24
     """Of PPO against each reward model."""
     seed: int = 0
     """Of the choices, prompts, answers and heads."""

@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from experiments.alignment import draw_answers
@@ -69,8 +70,9 @@ def rank_answers(spec: str, trained: Trained, run: RunDirectory, answers: int, r
     return Rankings(replace(choices, spec=spec), count, seed)
 
 
-def _asked(count: int, seed: int) -> list[tuple[Passage, Question]]:
-    return [draw_prompt(random.Random(f"{KIND} {seed} {index}")) for index in range(count)]
+@lru_cache(maxsize=1)
+def _asked(count: int, seed: int) -> tuple[tuple[Passage, Question], ...]:
+    return tuple(draw_prompt(random.Random(f"{KIND} {seed} {index}")) for index in range(count))
 
 
 def _rank(trained: Trained, count: int, seed: int, answers: int, room: int) -> Iterator[dict[str, Any]]:

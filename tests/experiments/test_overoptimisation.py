@@ -12,7 +12,7 @@ import yaml
 
 from experiments import cli
 from experiments.held_out import Drawn, answer_kl
-from experiments.overoptimisation import measured
+from experiments.overoptimisation import MEASUREMENTS, measured
 from experiments.overoptimisation_report import order, shown, verdict
 from experiments.proxies import LEAST, MEAN, Proxy, Settings
 from rlhf.answers import one_a_row
@@ -187,7 +187,7 @@ def test_parts_of_a_study():
     for iterations in (1, 7, 60, 100):
         at = [number for number in range(1, iterations + 1) if measured(number, iterations)]
         assert at[-1] == iterations
-        assert min(iterations, 10) <= len(at) <= 20
+        assert min(iterations, MEASUREMENTS) <= len(at) <= 2 * MEASUREMENTS
 
 
 def estimate(value, low, high):
