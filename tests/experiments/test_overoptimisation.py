@@ -45,6 +45,7 @@ def study(run, monkeypatch, capsys):
     monkeypatch.chdir(run.path.parent)
     monkeypatch.setattr("experiments.machine.prepare_jax", lambda: None)  # the test session has its own way
     monkeypatch.setattr("experiments.overoptimisation.world_ceiling", lambda: 0.77)
+    monkeypatch.setattr("rlhf.reward.rounded", lambda length: 512)  # one program for all batches
 
     def call(*arguments):
         code = cli.main(["overoptimisation", *arguments])
