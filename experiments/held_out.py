@@ -67,8 +67,8 @@ class Drawn(NamedTuple):
     def behind_prompts(self, rows: Int[np.ndarray, "B E"], room: int) -> Answers:
         """Answers of at most `room` tokens, those of each row behind their prompt."""
         first, own = rows[:, 0], rows.ravel()
-        starts, last = self.starts[own], self.tokens.shape[1] - 1
-        said = np.take_along_axis(self.tokens[own], np.minimum(starts[:, None] + np.arange(room), last), axis=1)
+        starts = self.starts[own]
+        said = np.take_along_axis(self.tokens[own], starts[:, None] + np.arange(room), axis=1)
         return sharing_prompts(self.tokens[first, :-room], self.starts[first], said, self.lengths[own] - starts)
 
 

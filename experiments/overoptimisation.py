@@ -48,8 +48,8 @@ from train.sources import read_world
 from train.trained import load
 
 FOLDER = "overoptimisation"
-FULL_SIZE = 24_000  # choices that a run's number of steps is taken to be meant for, where it learns from other ones
-LEARNING_RATE = 3e-4  # thrice PPO's own: to go too far within the iterations there are
+FULL_SIZE = 24_000  # choices that a run's own number of steps is for here, where it learns from other ones
+LEARNING_RATE = 3e-4  # half as much again as the narrator's own: to go too far within the iterations there are
 SHARING = 16  # answers that are scored behind one reading of their prompt
 MEASUREMENTS = 8  # of each policy on its way
 
@@ -170,8 +170,7 @@ class Study:
         params, room, rows = self.reward(proxy), self.experiment.ppo.max_tokens, drawn.in_rows(SHARING)
 
         def of_batch(which: Int[np.ndarray, "B"]) -> Float[Array, "N K"]:
-            own = rows[which]
-            return self._score(params, drawn.behind_prompts(own, room), drawn.log_probs[own.ravel()])
+            return self._score(params, drawn.behind_prompts(rows[which], room))
 
         with bar(f"scores by the reward model of {proxy.learned}", rows.size) as advance:
             scores = over_batches(of_batch, len(rows), advance, SHARING)
@@ -244,7 +243,7 @@ def ppo_config(config: PPOConfig, proxy: Proxy, iterations: int) -> PPOConfig:
 
 def measured(number: int, iterations: int) -> bool:
     """Whether a policy is measured after iteration `number`: about `MEASUREMENTS` times, the last one among them."""
-    return (iterations - number) % max(1, round(iterations / MEASUREMENTS)) == 0
+    return (iterations - number) % max(1, iterations // MEASUREMENTS) == 0
 
 
 def claim(path: Path, settings: Settings) -> None:

@@ -63,7 +63,7 @@ def read(
     padded = np.zeros((1, min(rounded(len(tokens)), context)), np.int32)
     padded[0, : len(tokens)] = tokens
     cache_length = min(rounded(len(tokens) + room), context)
-    cache = init_cache(model.config, 1, max(cache_length, padded.shape[1]), model.dtype)
+    cache = init_cache(model.config, 1, cache_length, model.dtype)
     out, cache = prefill(model, params, jnp.asarray(padded), jnp.asarray([len(tokens)]), cache)
     return out, cache, len(tokens)
 

@@ -26,7 +26,7 @@ from rlhf.stage import Step
 from train.optimizer import is_matrix
 
 REFERENCE_GROUPS = 128  # prompts whose answers fix the scale of the scores
-WINDOW = 8  # batches at most that sort their prompts by length among them: half of each row was padding
+WINDOW = 8  # batches at most that sort their prompts by length among them: half of the places were padding, now a fifth
 
 
 class RewardState(NamedTuple):
@@ -68,14 +68,18 @@ class Comparer:
         self.most_pairs = max(len(group.pairs) for group in groups)
         self.longest_answer = rounded(max(len(said.answer) for answers in self.answers for said in answers))
         self.lengths = [answers[0].start + sum(len(said.answer) for said in answers) for answers in self.answers]
-        self.window = max(1, min(WINDOW, len(groups) // batch_size))  # so that none comes twice in one
+        self.window = max(1, min(WINDOW, len(groups) // batch_size))
         self._order = grain.MapDataset.range(len(groups)).shuffle(seed=seed).repeat()
 
     def batch(self, number: int) -> Comparisons:
         """Batch `number`, from 0."""
         window, turn = divmod(number, self.window)
-        size = self.window * self.batch_size
-        prompts = sorted((int(self._order[window * size + n]) for n in range(size)), key=self.lengths.__getitem__)
+        size, count = self.window * self.batch_size, len(self.groups)
+        places = range(window * size, (window + 1) * size)
+        drawn = [(place // count, int(self._order[place])) for place in places]
+        # By turns through all prompts first: no batch has one twice but where two turns meet.
+        drawn.sort(key=lambda each: (each[0], self.lengths[each[1]]))
+        prompts = [prompt for _, prompt in drawn]
         start = int(np.random.default_rng((self.seed, window)).permutation(self.window)[turn]) * self.batch_size
         return self.collate(prompts[start : start + self.batch_size])
 

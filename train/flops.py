@@ -73,13 +73,13 @@ def peak_flops() -> float:
     return PEAK_FLOPS[max(known, key=len)] * len(devices) if known else measured_matmul_flops(jnp.bfloat16)
 
 
-def measured_matmul_flops(dtype: DTypeLike, size: int | None = None, seconds: float = 0.3) -> float:
+def measured_matmul_flops(dtype: DTypeLike, seconds: float = 0.3) -> float:
     """FLOP/s of square matrix products, one on every device at once: the median of repeats after a warm-up.
 
     Each process measures its own devices, and takes the others' for as fast.
     """
     here = jax.local_devices()
-    size = size or (2048 if here[0].platform == "cpu" else 8192)  # for a GPU 2048 is less than a program's start
+    size = 2048 if here[0].platform == "cpu" else 8192  # for a GPU 2048 is less than a program's start
     mesh = jax.make_mesh((len(here),), ("device",), axis_types=(AxisType.Auto,), devices=here)
     sharding = NamedSharding(mesh, PartitionSpec("device"))
     # Stacked along rows, so that each device has one plain product and no batched one.

@@ -64,7 +64,7 @@ def abstract_state(model: Transformer, config: TrainConfig, mesh: Mesh, rules: S
 def _state_maker(
     model: Transformer, config: TrainConfig, mesh: Mesh, rules: ShardingRules
 ) -> tuple[Callable[[Array], TrainState], Any, Any]:
-    """What makes a state from a key, traced once for all runs of a shape; the shapes of its arrays; where they lie."""
+    """What makes a state from a key, traced once for runs alike; the shapes of its arrays, and where they lie."""
     optimizer = make_optimizer(config, model.config)
     axes, params = named_shapes(model.config)
     shapes = jax.eval_shape(partial(_state, optimizer), params)

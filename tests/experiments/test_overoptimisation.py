@@ -45,7 +45,8 @@ def study(run, monkeypatch, capsys):
     monkeypatch.chdir(run.path.parent)
     monkeypatch.setattr("experiments.machine.prepare_jax", lambda: None)  # the test session has its own way
     monkeypatch.setattr("experiments.overoptimisation.world_ceiling", lambda: 0.77)
-    monkeypatch.setattr("rlhf.reward.rounded", lambda length: 512)  # one program for all batches
+    one = lambda length: 512 if length > 64 else 64  # noqa: E731  one program for all batches
+    monkeypatch.setattr("rlhf.reward.rounded", one)
 
     def call(*arguments):
         code = cli.main(["overoptimisation", *arguments])
@@ -176,8 +177,10 @@ def test_answers_score_behind_one_prompt_what_they_score_alone(run):
     drawn = Drawn(tokens, starts, lengths, None, likely, None, which, None)
     rows = drawn.in_rows(2)
     assert rows.tolist() == [[0, 1], [2, 2], [3, 3]]
-    found = score(model, reward, drawn.behind_prompts(rows, 3), likely[rows.ravel()])
-    np.testing.assert_allclose(found, score(model, reward, alone)[rows.ravel()], atol=1e-5)
+    exact = score(model, reward, alone)[rows.ravel()]
+    for expected in (None, likely[rows.ravel()]):
+        found = score(model, reward, drawn.behind_prompts(rows, 3), expected)
+        np.testing.assert_allclose(found, exact, atol=1e-5)
 
 
 def test_parts_of_a_study():
@@ -185,7 +188,7 @@ def test_parts_of_a_study():
         *("50 choices", "200 choices", "900 choices", "200 choices, mean of 4", "200 choices, least of 4"),
     ]
     assert len({(proxy.folder, proxy.stage) for proxy in Settings().proxies}) == 5
-    for iterations in (1, 7, 60, 100):
+    for iterations in range(1, 101):
         at = [number for number in range(1, iterations + 1) if measured(number, iterations)]
         assert at[-1] == iterations
         assert min(iterations, MEASUREMENTS) <= len(at) <= 2 * MEASUREMENTS

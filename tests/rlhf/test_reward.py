@@ -1,5 +1,6 @@
 """The reward model against known utilities, explicit pairs and padding."""
 
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 
@@ -254,6 +255,35 @@ def test_a_batch_has_prompts_of_similar_length_and_a_window_every_one_once():
         assert sorted(lengths) == sorted(compared.lengths)
         assert all(abs(one - other) <= 1 for one, other in zip(lengths[::2], lengths[1::2], strict=True))
         assert lengths != sorted(lengths)  # batches come in any order
+
+
+def test_no_batch_has_a_prompt_twice_but_where_two_turns_meet():
+    """20 prompts in windows of 16: ten turns are 12 windows and a half, in each of which but two, two turns meet."""
+    compared = comparer([group("a", "b", prompt="?" * (index + 1)) for index in range(20)], batch_size=2)
+    met, seen = 0, Counter()
+    for number in range(96):
+        lengths = [np.count_nonzero(row) for row in compared.batch(number).answers.segments]
+        met, seen = met + (len(set(lengths)) == 1), seen + Counter(lengths)
+    assert met <= sum(window * 16 // 20 < (window * 16 + 15) // 20 for window in range(12))
+    assert set(seen.values()) <= {9, 10}
+    assert len(seen) == 20
+
+
+def test_steps_over_batches_of_several_widths_go_on_from_any(trunk):
+    config = RewardConfig(steps=4, batch_size=2, warmup_steps=1)
+    compared = comparer([group("a", "b", prompt="?" * (index * 3 + 1)) for index in range(6)], batch_size=2)
+    trainer = RewardTrainer(MODEL, config, compared)
+    assert len({compared.batch(number).answers.tokens.shape for number in range(4)}) > 1
+    state = trainer.initial(trunk, seed=0)
+    for number in range(1, 5):
+        state = trainer.take_step(state, number).state
+        if number == 2:
+            kept = jax.device_get(state)
+    again = jax.device_put(kept)
+    for number in (3, 4):
+        again = RewardTrainer(MODEL, config, compared).take_step(again, number).state
+    for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_lengths_are_rounded_to_two_steps_an_octave():
