@@ -173,13 +173,17 @@ def test_answers_score_behind_one_prompt_what_they_score_alone(run):
     starts, lengths, which = np.array([3, 3, 3, 4]), np.array([4, 5, 6, 5]), np.array([[1, 0, 1, 2], [3, 3, 3, 3]])
     alone = one_a_row(tokens, starts, lengths, 3)
     reward = init_reward_model(jax.random.key(1), jax.tree.map(lambda x: 1.1 * x, params), model.config.width)
-    reward, likely = reward._replace(reference=params), np.asarray(log_likelihoods(model, params, alone))
+    reward, likely = (
+        reward._replace(reference=params),
+        np.asarray(jax.jit(partial(log_likelihoods, model))(params, alone)),
+    )
     drawn = Drawn(tokens, starts, lengths, None, likely, None, which, None)
     rows = drawn.in_rows(2)
     assert rows.tolist() == [[0, 1], [2, 2], [3, 3]]
-    exact = score(model, reward, alone)[rows.ravel()]
+    scores_of = jax.jit(partial(score, model))
+    exact = scores_of(reward, alone)[rows.ravel()]
     for expected in (None, likely[rows.ravel()]):
-        found = score(model, reward, drawn.behind_prompts(rows, 3), expected)
+        found = scores_of(reward, drawn.behind_prompts(rows, 3), expected)
         np.testing.assert_allclose(found, exact, atol=1e-5)
 
 
