@@ -51,7 +51,7 @@ FOLDER = "overoptimisation"
 FULL_SIZE = 24_000  # choices that a run's own number of steps is for here, where it learns from other ones
 LEARNING_RATE = 3e-4  # half as much again as the narrator's own: to go too far within the iterations there are
 SHARING = 16  # answers that are scored behind one reading of their prompt
-MEASUREMENTS = 8  # of each policy on its way
+MEASUREMENTS = 10  # at least, of each policy on its way
 
 
 class Study:
@@ -242,7 +242,7 @@ def ppo_config(config: PPOConfig, proxy: Proxy, iterations: int) -> PPOConfig:
 
 
 def measured(number: int, iterations: int) -> bool:
-    """Whether a policy is measured after iteration `number`: about `MEASUREMENTS` times, the last one among them."""
+    """Whether a policy is measured after iteration `number`: of all at least `MEASUREMENTS`, the last among them."""
     return (iterations - number) % max(1, iterations // MEASUREMENTS) == 0
 
 

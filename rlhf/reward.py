@@ -26,7 +26,7 @@ from rlhf.stage import Step
 from train.optimizer import is_matrix
 
 REFERENCE_GROUPS = 128  # prompts whose answers fix the scale of the scores
-WINDOW = 8  # batches at most that sort their prompts by length among them: half of the places were padding, now a fifth
+WINDOW = 8  # batches at most that sort prompts by length among them: two fifths of the places were padding, now one
 
 
 class RewardState(NamedTuple):

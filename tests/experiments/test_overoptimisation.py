@@ -12,7 +12,7 @@ import yaml
 
 from experiments import cli
 from experiments.held_out import Drawn, answer_kl
-from experiments.overoptimisation import MEASUREMENTS, measured
+from experiments.overoptimisation import measured
 from experiments.overoptimisation_report import order, shown, verdict
 from experiments.proxies import LEAST, MEAN, Proxy, Settings
 from rlhf.answers import one_a_row
@@ -45,8 +45,7 @@ def study(run, monkeypatch, capsys):
     monkeypatch.chdir(run.path.parent)
     monkeypatch.setattr("experiments.machine.prepare_jax", lambda: None)  # the test session has its own way
     monkeypatch.setattr("experiments.overoptimisation.world_ceiling", lambda: 0.77)
-    one = lambda length: 512 if length > 64 else 64  # noqa: E731  one program for all batches
-    monkeypatch.setattr("rlhf.reward.rounded", one)
+    monkeypatch.setattr("rlhf.reward.rounded", lambda length: 64 if length <= 64 else 512)  # one program
 
     def call(*arguments):
         code = cli.main(["overoptimisation", *arguments])
@@ -173,10 +172,8 @@ def test_answers_score_behind_one_prompt_what_they_score_alone(run):
     starts, lengths, which = np.array([3, 3, 3, 4]), np.array([4, 5, 6, 5]), np.array([[1, 0, 1, 2], [3, 3, 3, 3]])
     alone = one_a_row(tokens, starts, lengths, 3)
     reward = init_reward_model(jax.random.key(1), jax.tree.map(lambda x: 1.1 * x, params), model.config.width)
-    reward, likely = (
-        reward._replace(reference=params),
-        np.asarray(jax.jit(partial(log_likelihoods, model))(params, alone)),
-    )
+    reward = reward._replace(reference=params)
+    likely = np.asarray(jax.jit(partial(log_likelihoods, model))(params, alone))
     drawn = Drawn(tokens, starts, lengths, None, likely, None, which, None)
     rows = drawn.in_rows(2)
     assert rows.tolist() == [[0, 1], [2, 2], [3, 3]]
@@ -195,7 +192,7 @@ def test_parts_of_a_study():
     for iterations in range(1, 101):
         at = [number for number in range(1, iterations + 1) if measured(number, iterations)]
         assert at[-1] == iterations
-        assert min(iterations, MEASUREMENTS) <= len(at) <= 2 * MEASUREMENTS
+        assert min(iterations, 10) <= len(at) <= 20
 
 
 def estimate(value, low, high):
