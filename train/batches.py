@@ -113,7 +113,7 @@ def training_batches(sources: Sequence[PackedRows], weights: Sequence[float], ba
         mixed = grain.MapDataset.mix([rows.repeat() for rows in shuffled], weights=list(weights))
     else:
         mixed = grain.MapDataset.concatenate(shuffled).shuffle(seed=seed).repeat()
-    return mixed.batch(batch_size)
+    return mixed[: 2**62].batch(batch_size)  # of rows without end, batches of one are more than Grain can count
 
 
 def validation_batches(rows: PackedRows, batch_size: int) -> Batches:

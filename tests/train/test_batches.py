@@ -134,13 +134,14 @@ def test_large_ids_survive_packing():
 
 
 @pytest.mark.parametrize("weights", [(), (3.0, 1.0)])
-def test_a_batch_depends_on_seed_and_index_alone(weights):
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_batch_depends_on_seed_and_index_alone(weights, size):
     def fresh():
-        return training_batches([full_rows(5), full_rows(8, first=1000)], weights, batch_size=3, seed=7)
+        return training_batches([full_rows(5), full_rows(8, first=1000)], weights, size, seed=7)
 
     in_order = fresh()
     expected = [in_order[index] for index in range(12)]
-    assert all(isinstance(batch, Batch) and batch.tokens.shape == (3, 4) for batch in expected)
+    assert all(isinstance(batch, Batch) and batch.tokens.shape == (size, 4) for batch in expected)
     backwards = fresh()
     for index in reversed(range(12)):
         assert equal(backwards[index], expected[index])
