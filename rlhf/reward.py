@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from model.attention import SHARED
 from model.chat import ChatTemplate, Message
@@ -106,8 +106,8 @@ class Comparer:
                 margin[pair], weights[pair] = won.margin, 1
                 pair += 1
             # The chat template puts the same tokens before every answer to a prompt.
-            prompt = self.answers[place][0].prompt
-            end = len(prompt)
+            end = self.answers[place][0].start
+            prompt = self.answers[place][0].ids[:end]
             tokens[row, :end], positions[row, :end], segments[row, :end] = prompt, np.arange(end), SHARED
             for segment, said in enumerate(self.answers[place], start=1):
                 size = len(said.answer)
@@ -127,11 +127,6 @@ class EncodedAnswer(NamedTuple):
     ids: list[int]
     start: int
     """Where the answer begins."""
-
-    @property
-    def prompt(self) -> list[int]:
-        """What comes before it."""
-        return self.ids[: self.start]
 
     @property
     def answer(self) -> list[int]:
@@ -170,13 +165,35 @@ def comparison_loss(
     return jnp.mean(losses), jnp.mean(accuracies)
 
 
-def make_reward_optimizer(config: RewardConfig) -> optax.GradientTransformation:
-    """AdamW with a linear rise and fall."""
+def rate_schedule(config: RewardConfig) -> optax.Schedule:
+    """A linear rise and fall."""
     rise = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
     fall = optax.linear_schedule(config.learning_rate, 0.0, max(1, config.steps - config.warmup_steps))
-    rate = optax.join_schedules([rise, fall], [config.warmup_steps])
-    decayed = optax.adamw(rate, weight_decay=config.weight_decay, mask=is_matrix)
-    return optax.chain(optax.clip_by_global_norm(1.0), decayed)
+    return optax.join_schedules([rise, fall], [config.warmup_steps])
+
+
+def make_reward_optimizer(rate: ArrayLike, decay: float) -> optax.GradientTransformation:
+    """AdamW. The rate may be an argument of the program, so that reward models of other lengths share it."""
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=decay, mask=is_matrix))
+
+
+@partial(jax.jit, static_argnames=("model", "smoothing", "decay"), donate_argnums=0)
+def reward_step(
+    state: RewardState, batch: Comparisons, rate: ArrayLike, model: Transformer, smoothing: float, decay: float
+) -> tuple[RewardState, Float[Array, ""], Float[Array, ""]]:
+    """One update; the loss and the accuracy before it."""
+    learned, reference = state.params._replace(reference=None), state.params.reference  # which nothing moves
+
+    def loss_of(learned: RewardModel) -> tuple[Array, Array]:
+        return comparison_loss(learned._replace(reference=reference), batch, model, smoothing)
+
+    (loss, accuracy), grads = jax.value_and_grad(loss_of, has_aux=True)(learned)
+    updates, opt_state = make_reward_optimizer(rate, decay).update(grads, state.opt_state, learned)
+    params = optax.apply_updates(learned, updates)._replace(reference=reference)
+    return RewardState(state.step + 1, params, opt_state), loss, accuracy
+
+
+_score = jax.jit(score, static_argnums=0)
 
 
 class RewardTrainer:
@@ -184,9 +201,6 @@ class RewardTrainer:
 
     def __init__(self, model: Transformer, config: RewardConfig, comparer: Comparer) -> None:
         self.model, self.config, self.comparer = model, config, comparer
-        self.optimizer = make_reward_optimizer(config)
-        self._score = jax.jit(partial(score, model))
-        self._update = jax.jit(self._step, donate_argnums=0)
 
     def initial(self, trunk: Any, seed: int) -> RewardState:
         """The state before the first step: fresh heads on a trunk, its scores on reference answers normalized."""
@@ -194,7 +208,8 @@ class RewardTrainer:
         fresh = jax.tree.map(jnp.copy, fresh)  # a step uses up what it is given
         # Of the two only the heads say anything yet, so only they are scaled.
         params = self.normalize(fresh)._replace(weight=fresh.weight)
-        return RewardState(jnp.zeros((), jnp.int32), params, self.optimizer.init(_learned(params)))
+        optimizer = make_reward_optimizer(0.0, self.config.weight_decay)
+        return RewardState(jnp.zeros((), jnp.int32), params, optimizer.init(params._replace(reference=None)))
 
     def normalize(self, params: RewardModel) -> RewardModel:
         """The same model with mean 0 and std 1 on the answers of the first prompts."""
@@ -203,7 +218,8 @@ class RewardTrainer:
 
     def take_step(self, state: RewardState, number: int) -> Step:
         """One update; after the last one the scores are normalized again, and `score_std` is what they had learned."""
-        state, loss, accuracy = self._update(state, self.comparer.batch(number - 1))
+        c, batch, rate = self.config, self.comparer.batch(number - 1), rate_schedule(self.config)(number - 1)
+        state, loss, accuracy = reward_step(state, batch, rate, self.model, c.label_smoothing, c.weight_decay)
         found = {"loss": float(loss), "accuracy": float(accuracy)}
         if number == self.config.steps:
             learned, state = state, state._replace(params=self.normalize(state.params))
@@ -211,31 +227,14 @@ class RewardTrainer:
             found["score_std"] = float(jnp.mean(sizes[0] / sizes[1]))
         return Step(state, found, note=f"loss {found['loss']:.3f}  accuracy {found['accuracy']:.0%}")
 
-    def _step(self, state: RewardState, batch: Comparisons) -> tuple[RewardState, Array, Array]:
-        learned, reference = _learned(state.params), state.params.reference
-
-        def loss_of(learned: RewardModel) -> tuple[Array, Array]:
-            params = learned._replace(reference=reference)
-            return comparison_loss(params, batch, self.model, self.config.label_smoothing)
-
-        (loss, accuracy), grads = jax.value_and_grad(loss_of, has_aux=True)(learned)
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, learned)
-        params = optax.apply_updates(learned, updates)._replace(reference=reference)
-        return RewardState(state.step + 1, params, opt_state), loss, accuracy
-
     def scores(self, params: RewardModel, comparer: Comparer, places: Sequence[int]) -> list[Float[np.ndarray, "A K"]]:
         """Every head's scores of each prompt's answers."""
         found: dict[int, np.ndarray] = {}
         for part, batch in comparer.parts(places):
             ends = np.cumsum([len(comparer.groups[place].answers) for place in part])
-            scores = np.asarray(self._score(params, batch.answers))
+            scores = np.asarray(_score(self.model, params, batch.answers))
             found |= zip(part, np.split(scores, ends)[:-1], strict=True)
         return [found[place] for place in places]
-
-
-def _learned(params: RewardModel) -> RewardModel:
-    """What the optimizer moves."""
-    return params._replace(reference=None)
 
 
 class RewardEvaluation(NamedTuple):
@@ -249,7 +248,7 @@ class RewardEvaluation(NamedTuple):
     calibration_error: float
     """ECE over ten bins of the predicted probability."""
     length_correlation: float
-    """Pearson's, between score and answer length in tokens."""
+    """Pearson's, between score and answer length in tokens; 0 where one of the two does not vary."""
 
 
 def evaluate_reward(
@@ -263,20 +262,15 @@ def evaluate_reward(
     scores = [rows.mean(axis=1) for rows in trainer.scores(params, held_out, range(len(held_out.groups)))]
     judged = zip(scores, held_out.groups, strict=True)
     differences = np.array([rows[won.winner] - rows[won.loser] for rows, group in judged for won in group.pairs])
-    log_odds = score_std * differences
+    log_odds, said = score_std * differences, np.concatenate(scores)
     lengths = np.array([len(said.answer) for answers in held_out.answers for said in answers])
     return RewardEvaluation(
         pairs=len(differences),
         accuracy=float(np.mean((np.sign(differences) + 1) / 2)),
         loss=float(np.mean(np.logaddexp(0, -log_odds))),
         calibration_error=calibration_error(log_odds),
-        length_correlation=_correlation(np.concatenate(scores), lengths),
+        length_correlation=float(np.corrcoef(said, lengths)[0, 1]) if said.std() * lengths.std() > 0 else 0.0,
     )
-
-
-def _correlation(a: Float[np.ndarray, "N"], b: Int[np.ndarray, "N"]) -> float:
-    """Pearson's; 0 where one of the two does not vary."""
-    return float(np.corrcoef(a, b)[0, 1]) if np.std(a) > 0 and np.std(b) > 0 else 0.0
 
 
 def calibration_error(differences: Float[np.ndarray, "M"], bins: int = 10) -> float:
