@@ -44,18 +44,23 @@ def batches(count: int, most: int) -> Iterator[Int[np.ndarray, "B"]]:
 
 
 def over_batches(
-    of_batch: Callable[[Int[np.ndarray, "B"]], Any], count: int, advance: Any = lambda n: None, each: int = 1
+    of_batch: Callable[[Int[np.ndarray, "B"]], Any],
+    count: int,
+    advance: Any = lambda n: None,
+    each: int = 1,
+    most: int = BATCH,
 ) -> Any:
     """What a function makes of all rows, a batch at a time.
 
     Args:
         of_batch: from indices of rows to arrays with `each` rows for each.
         advance: told how many rows more are done.
+        most: rows of what it makes at a time.
     """
 
     def parts() -> Iterator[Any]:
         left = count
-        for which in batches(count, max(1, BATCH // each)):
+        for which in batches(count, max(1, most // each)):
             yield jax.device_get(of_batch(which))
             advance(each * min(len(which), left))
             left -= len(which)

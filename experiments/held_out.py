@@ -5,7 +5,7 @@ Letters: P prompts, N answers to each, U answers that differ, S tokens of a prom
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,17 +16,19 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from experiments.alignment import draw_answers, over_batches
 from model.chat import Message
+from model.decode import rounded
 from model.transformer import Transformer, logits
 from rlhf.answers import Answers, AnyArray, sharing_prompts
 from rlhf.learner import of_answers
 from rlhf.prompts import encode_prompts, pad, stop_tokens
-from rlhf.rollout import Rollout, generate, response_texts
+from rlhf.rollout import Rollout, generate, response_texts, to_texts
 from train.narration.checker import check
 from train.narration.passage import Passage
 from train.narration.questions import Question, draw_prompt, prompt_text
 from train.narration.raters import gold_reward
 from train.trained import Trained
 
+TOGETHER = 32  # prompts of similar length that a policy answers at a time
 ScoresOf = Callable[[Answers, Float[Array, "B"]], Float[Array, "B K"]]
 """From answers, one a row, and their log-likelihood under the model that policies begin as, to every head's scores."""
 
@@ -111,7 +113,7 @@ class HeldOut:
             np.asarray(different.lengths),
             np.asarray(different.stopped(self.ends)),
             np.asarray(different.log_probs).sum(axis=1),
-            self._gold(different, first // answers),
+            self._gold(response_texts(different, self.trained.tokenizer, self.ends), first // answers),
             which.reshape(-1, answers),
             np.array(time.perf_counter() - start),
         )
@@ -119,20 +121,25 @@ class HeldOut:
     def measure(self, params: Any, key: PRNGKeyArray, scores_of: ScoresOf) -> Measured:
         """What a policy has come to."""
 
-        def of_batch(which: Int[np.ndarray, "B"]) -> tuple[Array, Array, Rollout]:
-            own, heat = jax.random.fold_in(key, int(which[0])), np.ones(len(which), np.float32)
-            tokens, lengths = self._tokens[which], self._lengths[which]
-            rollout = generate(self.trained.model, params, own, tokens, lengths, heat, self.max_tokens, self.ends)
+        lengths = self._lengths
+        order = np.argsort(lengths, kind="stable")  # a batch is as wide as its longest prompt needs
+
+        def of_batch(which: Int[np.ndarray, "B"]) -> tuple[Array, ...]:
+            own, heat, places = jax.random.fold_in(key, int(which[0])), np.ones(len(which), np.float32), order[which]
+            tokens = self._tokens[places, : rounded(int(lengths[places].max()))]
+            asked = tokens, lengths[places], heat
+            rollout = generate(self.trained.model, params, own, *asked, self.max_tokens, self.ends)
             kl, expected = self._kl(params, self.trained.params, rollout)
-            return kl, scores_of(rollout.answers(), expected), rollout
+            scores, stopped = scores_of(rollout.answers(), expected), rollout.stopped(self.ends)
+            return kl, scores, stopped, rollout.responses(), rollout.response_lengths
 
-        count = len(self.asked.rows)
-        kl, scores, rollout = over_batches(of_batch, count)
-        return Measured(kl, scores, self._gold(rollout, np.arange(count)), np.asarray(rollout.stopped(self.ends)))
+        found = over_batches(of_batch, len(order), most=TOGETHER)
+        kl, scores, stopped, said, ends = (field[np.argsort(order)] for field in found)
+        texts = to_texts(said, ends, self.trained.tokenizer, self.ends)
+        return Measured(kl, scores, self._gold(texts, np.arange(len(order))), stopped)
 
-    def _gold(self, rollout: Rollout, places: Int[np.ndarray, "B"]) -> Float[np.ndarray, "B"]:
+    def _gold(self, texts: Sequence[str], places: Int[np.ndarray, "B"]) -> Float[np.ndarray, "B"]:
         """The gold rewards of answers to the prompts at `places`."""
-        texts = response_texts(rollout, self.trained.tokenizer, self.ends)
         known = [self.asked.known[place] for place in places]
         judged = (check(passage, question, text) for (passage, question), text in zip(known, texts, strict=True))
         return np.array([gold_reward(verdict) for verdict in judged])

@@ -49,7 +49,7 @@ from train.trained import load
 
 FOLDER = "overoptimisation"
 FULL_SIZE = 24_000  # choices that a run's own number of steps is for here, where it learns from other ones
-LEARNING_RATE = 3e-4  # half as much again as the narrator's own: to go too far within the iterations there are
+LEARNING_RATE = 4e-4  # twice as much as the narrator's own: to go too far within the iterations there are
 SHARING = 16  # answers that are scored behind one reading of their prompt
 MEASUREMENTS = 10  # at least, of each policy on its way
 

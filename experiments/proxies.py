@@ -51,7 +51,7 @@ class Settings:
     """Held-out prompts that everything is measured on."""
     answers: int = 64
     """Answers to each, of which best-of-n takes its n."""
-    iterations: int = 24
+    iterations: int = 32
     """Of PPO against each reward model."""
     seed: int = 0
     """Of the choices, prompts, answers and heads."""
