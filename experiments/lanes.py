@@ -10,19 +10,23 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from model.config import MeshConfig, ShardingRules
+from model.attention import KVCache, init_cache
+from model.config import MeshConfig, SamplingConfig, ShardingRules
+from model.decode import choose, decode_step, prefill
 from model.sharding import make_mesh
 from model.transformer import Transformer
 from train.batches import Batch, prefetch
+from train.config import TrainConfig
 from train.loop import Session, StopRequest, begin, fit
 from train.objective import next_token_loss
 from train.optimizer import hyperparameters
 from train.record import Diverged, Enough, Record, Workbench
-from train.step import RUNS, TrainState, place
+from train.step import RUNS, TrainState, abstract_state, batch_sharding, compile_step, place
 
 WHOLE = ShardingRules(**{axis: () for axis in vars(ShardingRules())})  # nothing is split
 
@@ -62,9 +66,7 @@ class _Lanes(Session):
     """A turn of several runs at the same step: everything has a leading axis of runs."""
 
     def __init__(self, records: Sequence[Record]) -> None:
-        count = len(records)
-        devices = max(n for n in range(1, jax.local_device_count() + 1) if count % n == 0)
-        super().__init__(records, make_mesh(MeshConfig(), jax.local_devices()[:devices]))
+        super().__init__(records, mesh_of(len(records)))
         self.numbers = _stack([hyperparameters(record.bench.config) for record in records])
         self.along = NamedSharding(self.mesh, PartitionSpec(RUNS))
         self.seeds = [record.bench.config.seed for record in records]
@@ -101,10 +103,37 @@ class _Lanes(Session):
     def nats(self, params: Any, batch: Batch) -> Array:
         return _nats(self.model, params, batch, self.config.vocab_chunk)
 
+    def sample(self, params: Any) -> None:
+        prompt, config = self.records[0].bench.prompt, self.config
+        if len(prompt) + config.sample_tokens > self.model.config.context_length:  # a part is forgotten on the way
+            return super().sample(params)
+        seeds, step = place(np.array(self.seeds), self.along), self.records[0].counts.step
+        said = np.asarray(_say(self.model, params, np.array(prompt, np.int32), seeds, step, config.sample_tokens))
+        for index, record in self._running():
+            record.sample(said[index].tolist())
+
 
 def one_device() -> Mesh:
     """A mesh of one device of this process."""
-    return make_mesh(MeshConfig(), jax.local_devices()[:1])
+    return mesh_of(1)
+
+
+def mesh_of(runs: int) -> Mesh:
+    """A mesh of as many devices of this process as so many runs spread evenly over."""
+    devices = max(n for n in range(1, jax.local_device_count() + 1) if runs % n == 0)
+    return make_mesh(MeshConfig(), jax.local_devices()[:devices])
+
+
+def compile_together(model: Transformer, config: TrainConfig, length: int, runs: int) -> jax.stages.Compiled:
+    """The step of runs that see the same batches, of rows of `length` tokens: the one that they will take."""
+    mesh = mesh_of(runs)
+    along, whole = NamedSharding(mesh, PartitionSpec(RUNS)), batch_sharding(mesh, WHOLE)
+    one = abstract_state(model, config, one_device(), WHOLE)
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct((runs, *x.shape), x.dtype, sharding=along), one)
+    shape, dtypes = (config.batch_size, length), ["float32" if name == "weights" else "int32" for name in Batch._fields]
+    batch: list[Any] = [jax.ShapeDtypeStruct(shape, dtype, sharding=whole) for dtype in dtypes]
+    with jax.set_mesh(mesh):
+        return compile_step(model, config, state, Batch(*batch))
 
 
 def _stack(trees: Sequence[Any]) -> Any:
@@ -117,3 +146,23 @@ def _nats(model: Transformer, params: Any, batch: Batch, vocab_chunk: int | None
     """Each run's summed loss of a batch that they share."""
     nats = partial(next_token_loss, model, vocab_chunk=vocab_chunk)
     return jax.vmap(nats, in_axes=(0, None), spmd_axis_name=RUNS)(params, batch)
+
+
+@partial(jax.jit, static_argnums=(0, 5))
+def _say(
+    model: Transformer, params: Any, prompt: Int[Array, "T"], seeds: Int[Array, "runs"], step: int, count: int
+) -> Int[Array, "runs N"]:
+    """The tokens that `Record.say` draws of each run."""
+
+    def of_run(params: Any, seed: Int[Array, ""]) -> Int[Array, "N"]:
+        key, start = jax.random.fold_in(jax.random.key(seed), step), jnp.array([len(prompt)])
+        cache = init_cache(model.config, 1, len(prompt) + count, model.dtype)
+        out, cache = prefill(model, params, prompt[None], start, cache)
+
+        def append(carry: tuple[Array, KVCache], index: Array) -> tuple[tuple[Array, KVCache], Array]:
+            token, _ = choose(key, index, carry[0], SamplingConfig())
+            return decode_step(model, params, token, start + index, carry[1]), token[0]
+
+        return jax.lax.scan(append, (out, cache), jnp.arange(count))[1]
+
+    return jax.vmap(of_run, spmd_axis_name=RUNS)(params, seeds)

@@ -71,7 +71,7 @@ NARRATOR_TINY = Experiment(
         final_learning_rate=0.0,
         eval_every=250,
         eval_batches=20,
-        checkpoint_every=250,
+        checkpoint_every=500,  # seconds of work
         sample_every=500,
         sample_prompt="O céu está",
     ),

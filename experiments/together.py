@@ -12,19 +12,18 @@ from typing import Any
 import jax
 
 from experiments.config import Experiment, vocabulary_guess
-from experiments.lanes import WHOLE, one_device
+from experiments.lanes import WHOLE, compile_together, mesh_of, one_device
 from experiments.stages.language import pretrain_alike
 from model.config import ModelConfig
 from model.errors import UserError
 from model.transformer import Transformer
-from train.batches import Batch
 from train.config import TrainConfig
 from train.distributed import process_count
 from train.loop import StopRequest, compute_dtype, memory_of_device
 from train.mapping import differences, to_mapping
 from train.record import Diverged, Enough, Watch
 from train.run_directory import RunDirectory
-from train.step import abstract_state, batch_sharding, compile_step
+from train.step import abstract_state
 
 TRAIN_NUMBERS = (
     "seed",
@@ -67,7 +66,7 @@ def pretrain_together(
     check_alike(experiments)
     if process_count() > 1:
         raise UserError("runs train together in one process only.")
-    size, outcomes = most or runs_that_fit(experiments[0]), []
+    size, outcomes = most or runs_that_fit(experiments[0], len(runs)), []
     watches = watches or [None] * len(runs)
     for first in range(0, len(runs), size):
         here = slice(first, first + size)
@@ -110,22 +109,26 @@ def _program(experiment: Experiment) -> Experiment:
     )
 
 
-def runs_that_fit(experiment: Experiment) -> int:
-    """How many runs of an experiment this machine's devices hold at a time, 16 each at most: by one's program.
+def runs_that_fit(experiment: Experiment, wanted: int) -> int:
+    """How many of the runs wanted this machine's devices hold at a time, 16 each at most, in turns of the same size.
 
-    Its arguments and temporaries, as compiled for one device, but for the batch, which all share, come once for each.
+    By their states first, then by the program that they will take, as compiled: arguments and temporaries.
     """
+    train, available = experiment.train, memory_of_device()
     config = replace(experiment.model, vocab_size=vocabulary_guess(experiment))
-    train, mesh = experiment.train, one_device()
     model = Transformer(config, WHOLE, compute_dtype(train.precision))
-    available = memory_of_device()
-    if not available:
-        return MOST * jax.local_device_count()
-    state = abstract_state(model, train, mesh, WHOLE)
-    shape, sharding = (train.batch_size, experiment.data.sequence_length), batch_sharding(mesh, WHOLE)
-    dtypes = ["float32" if name == "weights" else "int32" for name in Batch._fields]
-    shapes: list[Any] = [jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for dtype in dtypes]
-    with jax.set_mesh(mesh):
-        memory = compile_step(model, train, state, Batch(*shapes)).memory_analysis()
-    needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    return max(1, min(MOST, int(SHARE * available / needed))) * jax.local_device_count()
+    devices, room = jax.local_device_count(), SHARE * available
+    count = in_turns(wanted, MOST * devices)
+    if not available or count == 1:
+        return count
+    leaves = jax.tree.leaves(abstract_state(model, train, one_device(), WHOLE))
+    state = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    count = in_turns(wanted, min(count, max(1, int(room / state)) * devices))
+    memory: Any = compile_together(model, train, experiment.data.sequence_length, count).memory_analysis()
+    of_each = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / (count / mesh_of(count).size)
+    return in_turns(wanted, min(count, max(1, int(room / of_each)) * devices))
+
+
+def in_turns(wanted: int, most: int) -> int:
+    """How many at a time, in as few turns as there must be, so that all are of the same size but perhaps the last."""
+    return -(-wanted // -(-wanted // most))

@@ -157,6 +157,12 @@ class Session:
         """Held-out loss, summed over a batch that all runs share."""
         return _nats(self.model, params, batch, vocab_chunk=self.config.vocab_chunk)
 
+    def sample(self, params: Any) -> None:
+        """Write each run's sample."""
+        each = self.of_each(params)
+        for index, record in self._running():
+            record.sample(record.say(each[index]))
+
     def run(self, state: TrainState, stop: StopRequest) -> None:
         """All that is left to do."""
         with jax.set_mesh(self.mesh), suppress(Diverged, Enough):  # noted of every run
@@ -194,7 +200,7 @@ class Session:
                     advance()
                     continue
                 self._check_healthy(metrics)
-                found, notes = self.of_each(metrics), []
+                found, notes = self.of_each(jax.device_get(metrics)), []
                 # Updates that were skipped do not move the optimizer's own count.
                 schedule = learning_rate(config, self.numbers, self.numbers.learning_rate)
                 rates = np.atleast_1d(schedule(step - 1 - np.asarray(metrics["skipped"])))
@@ -227,9 +233,7 @@ class Session:
             for index, record in self._running():
                 record.evaluated(found[index])
         if last or step % config.sample_every == 0:
-            params = self.of_each(state.params)
-            for index, record in self._running():
-                record.sample(params[index])
+            self.sample(state.params)
 
     def _running(self) -> list[tuple[int, Record]]:
         """The runs that go on, with their places; where none does, why not is raised."""

@@ -1,7 +1,8 @@
 """One run among those that train: what it trains with, what it counts and what it writes. Its state is the loop's."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import jax
@@ -134,15 +135,18 @@ class Record:
             except Enough as enough:
                 self.over = enough
 
-    def sample(self, params: Any) -> None:
-        """Write what the model says now, at temperature 1; the same for the same seed and step."""
-        bench, config, step = self.bench, self.bench.config, self.counts.step
-        key = jax.random.fold_in(jax.random.key(config.seed), step)
-        model = as_given(bench.model)
-        drawn = stream(model, params, bench.prompt, SamplingConfig(), key, config.sample_tokens, bench.ends)
-        text = bench.tokenizer.decode(token for token, _ in drawn if token not in bench.ends)
-        prompt = bench.tokenizer.decode(bench.prompt[1:])  # without the start of the document
-        self.logs.samples.write({"step": step, "prompt": prompt, "text": text})
+    def say(self, params: Any) -> Iterator[int]:
+        """What the model says now, at temperature 1, token by token; the same for the same seed and step."""
+        bench, config = self.bench, self.bench.config
+        key = jax.random.fold_in(jax.random.key(config.seed), self.counts.step)
+        model, most = as_given(bench.model), config.sample_tokens
+        return (token for token, _ in stream(model, params, bench.prompt, SamplingConfig(), key, most, bench.ends))
+
+    def sample(self, said: Iterable[int]) -> None:
+        """Write a sample, up to the first token that ends it; its prompt is told without the document's start."""
+        bench, decode = self.bench, self.bench.tokenizer.decode
+        text = decode(takewhile(lambda token: token not in bench.ends, said))
+        self.logs.samples.write({"step": self.counts.step, "prompt": decode(bench.prompt[1:]), "text": text})
 
     def result(self) -> dict[str, Any]:
         """What the run came to.

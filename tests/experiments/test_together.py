@@ -4,15 +4,18 @@ import shutil
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments.config import Experiment, claim
-from experiments.together import alike, check_alike, pretrain_together
+from experiments.config import Experiment, claim, vocabulary_guess
+from experiments.lanes import WHOLE, compile_together
+from experiments.together import SHARE, alike, check_alike, in_turns, pretrain_together, runs_that_fit
 from model.config import ModelConfig
 from model.errors import UserError
 from model.tokenizer import TokenizerConfig
+from model.transformer import Transformer
 from tests.experiments.narrador import TEXT
 from train.config import DataConfig, TrainConfig
 from train.loop import Interrupted, StopRequest
@@ -104,6 +107,9 @@ def test_each_equals_its_run_alone(four, tmp_path):
         assert together[index].keys() == found.keys()
         assert together[index]["validation_loss"] == pytest.approx(found["validation_loss"], rel=1e-4)
         assert_equal(runs[index], single[index], 1e-4)
+        said, said_alone = (each[index].stage("pretrain").rows("samples") for each in (runs, single))
+        assert said == said_alone
+        assert all(row["text"] for row in said)
         for pattern in ("*", "pretrain/*", "pretrain/checkpoints/*"):
             assert names(runs[index], pattern) == names(single[index], pattern)
         assert runs[index].stage("pretrain").result == together[index]
@@ -162,3 +168,20 @@ def test_what_differs_in_more_than_numbers_is_refused_by_name(tmp_path):
     for other, field in ((wider, "model.width=16 and 32"), (longer, "train.steps=10 and 11")):
         with pytest.raises(UserError, match=field):
             train([base, other], tmp_path / "never")
+
+
+def test_as_many_train_at_a_time_as_memory_holds(tmp_path, monkeypatch):
+    """By the programs themselves: what is chosen fits, and twice as many on each device would not."""
+    base = experiment(tmp_path)
+
+    def used(runs):
+        memory = compile_together(*shape, runs).memory_analysis()
+        return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+
+    model = replace(base.model, vocab_size=vocabulary_guess(base))
+    shape = (Transformer(model, WHOLE, jnp.float32), base.train, base.data.sequence_length)
+    for available, least, most in ((1e12, 24, 24), (used(8) / SHARE, 6, 8), (1, 2, 2)):
+        monkeypatch.setattr("experiments.together.memory_of_device", lambda available=available: available)
+        assert least <= runs_that_fit(base, 24) <= most
+    assert runs_that_fit(base, 1) == 1
+    assert [in_turns(24, most) for most in (32, 16, 10, 5)] == [24, 12, 8, 5]
