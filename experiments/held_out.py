@@ -134,8 +134,8 @@ class HeldOut:
             return kl, scores, stopped, rollout.responses(), rollout.response_lengths
 
         found = over_batches(of_batch, len(order), most=TOGETHER)
-        kl, scores, stopped, said, ends = (field[np.argsort(order)] for field in found)
-        texts = to_texts(said, ends, self.trained.tokenizer, self.ends)
+        kl, scores, stopped, said, sizes = (field[np.argsort(order)] for field in found)
+        texts = to_texts(said, sizes, self.trained.tokenizer, self.ends)
         return Measured(kl, scores, self._gold(texts, np.arange(len(order))), stopped)
 
     def _gold(self, texts: Sequence[str], places: Int[np.ndarray, "B"]) -> Float[np.ndarray, "B"]:

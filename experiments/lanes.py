@@ -120,8 +120,12 @@ def one_device() -> Mesh:
 
 def mesh_of(runs: int) -> Mesh:
     """A mesh of as many devices of this process as so many runs spread evenly over."""
-    devices = max(n for n in range(1, jax.local_device_count() + 1) if runs % n == 0)
-    return make_mesh(MeshConfig(), jax.local_devices()[:devices])
+    return make_mesh(MeshConfig(), jax.local_devices()[: devices_for(runs)])
+
+
+def devices_for(runs: int) -> int:
+    """How many devices of this process so many runs spread evenly over."""
+    return max(n for n in range(1, jax.local_device_count() + 1) if runs % n == 0)
 
 
 def compile_together(model: Transformer, config: TrainConfig, length: int, runs: int) -> jax.stages.Compiled:
@@ -152,7 +156,7 @@ def _nats(model: Transformer, params: Any, batch: Batch, vocab_chunk: int | None
 def _say(
     model: Transformer, params: Any, prompt: Int[Array, "T"], seeds: Int[Array, "runs"], step: int, count: int
 ) -> Int[Array, "runs N"]:
-    """The tokens that `Record.say` draws of each run."""
+    """The tokens that `Record.say` would draw of each run, up to rounding, and those after an end."""
 
     def of_run(params: Any, seed: Int[Array, ""]) -> Int[Array, "N"]:
         key, start = jax.random.fold_in(jax.random.key(seed), step), jnp.array([len(prompt)])

@@ -26,7 +26,7 @@ def prepare_jax(cpu_devices: int | None = None) -> None:
     if cpu_devices is not None:
         jax.config.update("jax_num_cpu_devices", cpu_devices)
     jax.config.update("jax_compilation_cache_dir", str(cache_root() / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # small ones too: a start has dozens
     # Orbax logs a traceback beside every error it raises; we tell the error once, in our words.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -52,6 +52,8 @@ FULL_SIZE = 24_000  # choices that a run's own number of steps is for here, wher
 LEARNING_RATE = 4e-4  # twice as much as the narrator's own: to go too far within the iterations there are
 SHARING = 16  # answers that are scored behind one reading of their prompt
 MEASUREMENTS = 10  # at least, of each policy on its way
+# What a study is told by nobody, but must not change on its way.
+FIXED = {"full_size": FULL_SIZE, "learning_rate": LEARNING_RATE, "measurements": MEASUREMENTS}
 
 
 class Study:
@@ -250,15 +252,17 @@ def claim(path: Path, settings: Settings) -> None:
     """Note what was asked for, or find that it is still the same. Sizes may be added: each is a part of its own.
 
     Raises:
-        UserError: something else was asked for before.
+        UserError: something else was asked for before, or by a version that went about it otherwise.
     """
-    now = {name: value for name, value in to_mapping(settings).items() if name != "sizes"}
+    now = FIXED | {name: value for name, value in to_mapping(settings).items() if name != "sizes"}
     if not path.exists():
         write_atomically(path, json.dumps(now, indent=2) + "\n")
         return
     there = json.loads(path.read_text())
     changed = [
-        f"--{name} {there.get(name)} there, {value} now" for name, value in now.items() if there.get(name) != value
+        f"{'' if name in FIXED else '--'}{name} {there.get(name)} there, {value} now"
+        for name, value in now.items()
+        if there.get(name) != value
     ]
     if changed:
         raise UserError(

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from experiments.config import Experiment, vocabulary_guess
-from experiments.lanes import WHOLE, compile_together, mesh_of, one_device
+from experiments.lanes import WHOLE, compile_together, devices_for, one_device
 from experiments.stages.language import pretrain_alike
 from model.config import ModelConfig
 from model.errors import UserError
@@ -66,11 +66,16 @@ def pretrain_together(
     check_alike(experiments)
     if process_count() > 1:
         raise UserError("runs train together in one process only.")
-    size, outcomes = most or runs_that_fit(experiments[0], len(runs)), []
-    watches = watches or [None] * len(runs)
-    for first in range(0, len(runs), size):
-        here = slice(first, first + size)
-        outcomes += pretrain_alike(experiments[here], runs[here], stop, watches[here])
+    outcomes: list[Any] = [run.stage("pretrain").result for run in runs]
+    left = [place for place, outcome in enumerate(outcomes) if outcome is None]
+    each = runs_that_fit(experiments[0], len(left)) if left and not most else 1
+    while left:
+        size = most or turn(len(left), each)
+        here, left = left[:size], left[size:]
+        watching = [watches[place] if watches else None for place in here]
+        found = pretrain_alike([experiments[i] for i in here], [runs[i] for i in here], stop, watching)
+        for place, outcome in zip(here, found, strict=True):
+            outcomes[place] = outcome
     return outcomes
 
 
@@ -110,25 +115,33 @@ def _program(experiment: Experiment) -> Experiment:
 
 
 def runs_that_fit(experiment: Experiment, wanted: int) -> int:
-    """How many of the runs wanted this machine's devices hold at a time, 16 each at most, in turns of the same size.
+    """How many of the runs wanted each of this machine's devices holds at a time, 16 at most.
 
-    By their states first, then by the program that they will take, as compiled: arguments and temporaries.
+    By their states first, then by a compiled program like the one that a turn of them takes: arguments and temporaries.
     """
     train, available = experiment.train, memory_of_device()
+    if not available:
+        return MOST
     config = replace(experiment.model, vocab_size=vocabulary_guess(experiment))
     model = Transformer(config, WHOLE, compute_dtype(train.precision))
-    devices, room = jax.local_device_count(), SHARE * available
-    count = in_turns(wanted, MOST * devices)
-    if not available or count == 1:
-        return count
     leaves = jax.tree.leaves(abstract_state(model, train, one_device(), WHOLE))
-    state = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    count = in_turns(wanted, min(count, max(1, int(room / state)) * devices))
-    memory: Any = compile_together(model, train, experiment.data.sequence_length, count).memory_analysis()
-    of_each = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / (count / mesh_of(count).size)
-    return in_turns(wanted, min(count, max(1, int(room / of_each)) * devices))
+    room, state = SHARE * available, sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    each = max(1, min(MOST, int(room / state)))
+    while (together := turn(wanted, each)) > (devices := devices_for(together)):
+        try:
+            memory: Any = compile_together(model, train, experiment.data.sequence_length, together).memory_analysis()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            each = together // devices // 2  # a TPU's compiler refuses what does not fit
+        else:
+            of_one = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) * devices / together
+            return max(1, min(each, int(room / of_one)))
+    return each
 
 
-def in_turns(wanted: int, most: int) -> int:
-    """How many at a time, in as few turns as there must be, so that all are of the same size but perhaps the last."""
-    return -(-wanted // -(-wanted // most))
+def turn(wanted: int, each: int) -> int:
+    """How many of the runs wanted train at a time, at most `each` on a device: in few turns, which are alike."""
+    fitting = [count for count in range(1, wanted + 1) if count <= each * devices_for(count)]
+    turns = -(-wanted // fitting[-1])
+    return min((count for count in fitting if count * turns >= wanted), key=lambda count: count / devices_for(count))

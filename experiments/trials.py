@@ -10,7 +10,7 @@ from experiments.config import Experiment, claim
 from experiments.search_space import with_values
 from experiments.stages.language import open_sources
 from experiments.study import MESSAGE, Study, Taken, outcome
-from experiments.together import alike, in_turns, pretrain_together, runs_that_fit
+from experiments.together import alike, pretrain_together, runs_that_fit, turn
 from experiments.workers import Ended, run_commands
 from model.errors import UserError
 from train.loop import StopRequest
@@ -31,11 +31,12 @@ def work(study: Study, stop: StopRequest, together: bool = False) -> None:
         Interrupted: SIGTERM or Ctrl-C came; what was trained is saved, and the trial will be taken up again.
         UserError: the machine's fault, or the first trials were all refused.
     """
-    left = max(study.left(), 1)
-    most = (study.sweep.workers or runs_that_fit(study.sweep.experiment, left)) if together else 1
+    most = study.sweep.workers if together else 1
+    each = most or runs_that_fit(study.sweep.experiment, max(study.left(), 1))
     while True:
         _check_possible(study)
-        if taken := study.take(in_turns(max(study.left(), 1), most)):
+        left = max(study.left(), 1)
+        if taken := study.take(-(-left // -(-left // most)) if most else turn(left, each)):
             _train(study, taken, stop)
         elif study.left():
             time.sleep(WAIT)
@@ -94,7 +95,7 @@ def _train_alike(study: Study, trials: Sequence[tuple[Taken, Experiment]], stop:
     runs, watches = [one.run for one in taken], [_watch(study, *trial) for trial in trials]
     try:
         # Memory was asked about the sweep's own experiment; these may be larger.
-        most = len(runs) if study.sweep.workers or len(runs) == 1 else runs_that_fit(experiments[0], len(runs))
+        most = len(runs) if study.sweep.workers or len(runs) == 1 else None
         outcomes = pretrain_together(experiments, runs, stop, most, watches)
     except UserError as error:
         if any(run.stages() for run in runs):  # they had begun to learn, so that the fault lies elsewhere

@@ -262,14 +262,14 @@ def evaluate_reward(
     scores = [rows.mean(axis=1) for rows in trainer.scores(params, held_out, range(len(held_out.groups)))]
     judged = zip(scores, held_out.groups, strict=True)
     differences = np.array([rows[won.winner] - rows[won.loser] for rows, group in judged for won in group.pairs])
-    log_odds, said = score_std * differences, np.concatenate(scores)
+    log_odds, flat = score_std * differences, np.concatenate(scores)
     lengths = np.array([len(said.answer) for answers in held_out.answers for said in answers])
     return RewardEvaluation(
         pairs=len(differences),
         accuracy=float(np.mean((np.sign(differences) + 1) / 2)),
         loss=float(np.mean(np.logaddexp(0, -log_odds))),
         calibration_error=calibration_error(log_odds),
-        length_correlation=float(np.corrcoef(said, lengths)[0, 1]) if said.std() * lengths.std() > 0 else 0.0,
+        length_correlation=float(np.corrcoef(flat, lengths)[0, 1]) if flat.std() * lengths.std() > 0 else 0.0,
     )
 
 

@@ -60,7 +60,7 @@ MOST_LIKELIER = 1.0  # nats
 
 def init_reward_model(key: PRNGKeyArray, trunk: Any, width: int, heads: int = 1) -> RewardModel:
     """A reward model that begins as the fine-tuned model whose parameters `trunk` are, with fresh heads."""
-    return RewardModel(init_scorer(key, trunk, width, heads), trunk, jnp.full(heads, EXPECTATION))
+    return RewardModel(init_scorer(key, trunk, width, heads), trunk, jnp.zeros(heads) + EXPECTATION)
 
 
 def score(

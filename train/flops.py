@@ -68,18 +68,18 @@ def peak_flops() -> float:
     """FLOP/s of all devices together: the data sheet's in bfloat16; elsewhere what a product reached when asked."""
     devices = jax.devices()
     if devices[0].platform == "cpu":
-        return measured_matmul_flops(jnp.float32)
+        return measured_matmul_flops(jnp.float32, seconds=0.05, size=1024)  # a small model's start is short as well
     known = [kind for kind in PEAK_FLOPS if devices[0].device_kind.startswith(kind)]
     return PEAK_FLOPS[max(known, key=len)] * len(devices) if known else measured_matmul_flops(jnp.bfloat16)
 
 
-def measured_matmul_flops(dtype: DTypeLike, seconds: float = 0.3) -> float:
+def measured_matmul_flops(dtype: DTypeLike, seconds: float = 0.3, size: int | None = None) -> float:
     """FLOP/s of square matrix products, one on every device at once: the median of repeats after a warm-up.
 
     Each process measures its own devices, and takes the others' for as fast.
     """
     here = jax.local_devices()
-    size = 2048 if here[0].platform == "cpu" else 8192  # for a GPU 2048 is less than a program's start
+    size = size or (2048 if here[0].platform == "cpu" else 8192)  # for a GPU 2048 is less than a program's start
     mesh = jax.make_mesh((len(here),), ("device",), axis_types=(AxisType.Auto,), devices=here)
     sharding = NamedSharding(mesh, PartitionSpec("device"))
     # Stacked along rows, so that each device has one plain product and no batched one.

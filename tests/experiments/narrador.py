@@ -1,12 +1,21 @@
-"""Running the command as a user does: in a process of its own."""
+"""Running the command as a user does: in a process of its own.
+
+Most are forked from one that has imported everything and begun nothing: imports are half of what a short run takes.
+"""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["experiments.commands.run", "experiments.report", "experiments.stages.alignment"])
 
 # A run of seconds on any machine. The text is a pattern that a model of this size can learn.
 TEXT = "".join(f"{a} and {b} make {a + b}.\n" for a in range(40) for b in range(40))
@@ -24,11 +33,43 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "experiments.cli", *arguments]
 
 
-def narrador(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def narrador(*arguments: str, cwd: Path, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `narrador ARGUMENTS` in `cwd` to its end."""
-    return subprocess.run(
-        command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=200, env={**os.environ, **environment}
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        streams = [Path(folder) / name for name in ("in", "out", "err")]
+        streams[0].write_text(stdin)
+        process = begin(arguments, cwd, streams, environment)
+        process.join(timeout=200)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        said = [stream.read_text() if stream.exists() else "" for stream in streams[1:]]
+    assert process.exitcode is not None
+    return subprocess.CompletedProcess(arguments, process.exitcode, *said)
+
+
+NOWHERE = [Path(os.devnull)] * 3
+
+
+def begin(arguments: Sequence[str], cwd: Path, streams: Sequence[Path], environment: Mapping[str, str] = {}) -> Any:
+    """Start it, with files as its standard streams; a process as `multiprocessing` has it."""
+    process = FORKS.Process(target=_become, args=(arguments, cwd, streams, {**os.environ, **environment}))
+    process.start()
+    return process
+
+
+def _become(arguments: Sequence[str], cwd: Path, streams: Sequence[Path], environment: dict[str, str]) -> None:
+    """Be `narrador ARGUMENTS`, in a process that was just forked."""
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    for number, path in enumerate(streams):
+        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.argv = ["narrador", *arguments]
+    from experiments import cli
+
+    sys.exit(cli.main(arguments))
 
 
 def last_json(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -39,14 +80,14 @@ def last_json(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 def kill_when_logged(*arguments: str, cwd: Path, log: str, lines: int) -> None:
     """Run `narrador ARGUMENTS` and kill it (-9) once a log has so many lines."""
-    process = subprocess.Popen(command(*arguments), cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = begin(arguments, cwd, NOWHERE)
     deadline = time.monotonic() + 200
     while not (cwd / log).exists() or len((cwd / log).read_text().splitlines()) < lines:
-        assert process.poll() is None, "it ended before it could be killed"
+        assert process.is_alive(), "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.kill()
-    process.wait()
+    process.join()
 
 
 def write_small(folder: Path) -> None:

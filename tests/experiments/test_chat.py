@@ -1,7 +1,6 @@
 """From text to answers: a fine-tuned run, and talking to it."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import jax
@@ -13,7 +12,7 @@ from experiments.commands.chat import Talk
 from model.chat import ChatTemplate, Message
 from model.config import SamplingConfig
 from serve.conversation import Conversation
-from tests.experiments.narrador import command, kill_when_logged, last_json, narrador
+from tests.experiments.narrador import kill_when_logged, last_json, narrador
 from train.chats import open_chats
 from train.trained import open_trained
 
@@ -133,14 +132,8 @@ def test_a_reward_model_does_not_talk(trained):
 
 
 def talk(folder, *lines, stage="sft"):
-    return subprocess.run(
-        command("chat", "--run", "runs/answers" + (f":{stage}" if stage else ""), "--temperature", "0"),
-        cwd=folder,
-        input="\n".join(lines) + "\n",
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    asked = ("chat", "--run", "runs/answers" + (f":{stage}" if stage else ""), "--temperature", "0")
+    return narrador(*asked, cwd=folder, stdin="\n".join(lines) + "\n")
 
 
 def test_it_answers_what_it_was_taught(trained):

@@ -1,6 +1,7 @@
 """What the command prints, for people and for machines, and how it refuses."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from experiments import cli
 from experiments.presets import EXPERIMENTS
 from model.tokenizer import Tokenizer
-from tests.experiments.narrador import RUN, last_json, narrador, write_small
+from tests.experiments.narrador import RUN, command, last_json, narrador, write_small
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +204,8 @@ def test_the_stage_must_exist(here, capsys):
 def test_another_package_called_model_is_noticed(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "__init__.py").touch()
-    done = narrador("--help", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command("--help"), cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert str(tmp_path / "model") in done.stderr
 

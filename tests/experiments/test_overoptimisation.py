@@ -6,19 +6,20 @@ import signal
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
 
 from experiments import cli
-from experiments.held_out import Drawn, answer_kl
-from experiments.overoptimisation import measured
+from experiments.held_out import Asked, Drawn, HeldOut, answer_kl
+from experiments.overoptimisation import FIXED, LEARNING_RATE, measured
 from experiments.overoptimisation_report import order, shown, verdict
 from experiments.proxies import LEAST, MEAN, Proxy, Settings
 from rlhf.answers import one_a_row
 from rlhf.ppo import PPOTrainer
 from rlhf.reward import RewardTrainer
-from rlhf.rollout import generate
+from rlhf.rollout import Rollout, generate
 from rlhf.scorer import init_reward_model, log_likelihoods, score
 from tests.experiments.untrained import write_run
 from train.run_directory import RunDirectory
@@ -101,6 +102,11 @@ def test_a_study_that_is_stopped_goes_on_and_repeats_nothing(study, run, monkeyp
     assert code == 2
     assert "--iterations 3 there, 5 now" in err
 
+    monkeypatch.setitem(FIXED, "learning_rate", 1.0)
+    code, out, err = study("run", *ASKED)
+    assert code == 2
+    assert f"(learning_rate {LEARNING_RATE} there, 1.0 now)" in err
+
 
 def check_findings(found):
     assert [model["heads"] for model in found["reward_models"]] == [1, 4]
@@ -182,6 +188,31 @@ def test_answers_score_behind_one_prompt_what_they_score_alone(run):
     for expected in (None, likely[rows.ravel()]):
         found = scores_of(reward, drawn.behind_prompts(rows, 3), expected)
         np.testing.assert_allclose(found, exact, atol=1e-5)
+
+
+def test_what_is_measured_of_a_prompt_stands_in_its_place(run, monkeypatch):
+    """Forty prompts of lengths in no order, in two batches of two widths, answered by their own first tokens."""
+    trained, rng = load(RunDirectory(run.path), "sft"), np.random.default_rng(0)
+    rows = [rng.integers(3, 20, size if size < 35 else size + 60).tolist() for size in 3 + rng.permutation(40)]
+    widths = []
+
+    def echo(model, params, key, prompts, lengths, temperature, most, ends):
+        widths.append(prompts.shape)
+        tokens = np.pad(prompts, ((0, 0), (0, most)))
+        np.put_along_axis(tokens, lengths[:, None] + np.arange(most), prompts[:, :most], axis=1)
+        return Rollout(tokens, lengths, jnp.full(len(lengths), most), temperature, jnp.zeros((len(lengths), most)))
+
+    held_out = HeldOut(trained, Asked([], rows), 2)
+    monkeypatch.setattr("experiments.held_out.generate", echo)
+    monkeypatch.setattr(held_out, "_gold", lambda texts, places: texts)
+    lengths_as_kl = lambda params, reference, rollout: (rollout.prompt_lengths, None)  # noqa: E731
+    monkeypatch.setattr(held_out, "_kl", lengths_as_kl)
+    found = held_out.measure(None, jax.random.key(0), lambda answers, expected: answers.tokens[:, :2])
+    assert widths == [(32, 48), (32, 102)]  # the longest is not rounded up
+    assert found.kl.tolist() == [len(row) for row in rows]
+    assert found.scores.tolist() == [row[:2] for row in rows]
+    said = [[token for token in row[:2] if token not in held_out.ends] for row in rows]
+    assert found.gold == [trained.tokenizer.decode(tokens).strip() for tokens in said]
 
 
 def test_parts_of_a_study():

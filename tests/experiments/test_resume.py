@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from tests.experiments.narrador import RUN, command, last_json, narrador, write_small
+from tests.experiments.narrador import NOWHERE, RUN, begin, last_json, narrador, write_small
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +70,15 @@ def test_kill_9_at_random_moments_changes_nothing(undisturbed, tmp_path):
     chance = random.Random(os.urandom(8))
     done = 0
     while done < kills:
-        process = subprocess.Popen(command(*RUN), cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = begin(RUN, folder, NOWHERE)
         log = folder / "runs/small/pretrain/metrics.jsonl"
         before = log.stat().st_mtime_ns if log.exists() else 0
         # From the first line of this process on, any moment may come: in a step, an evaluation or a checkpoint.
-        while process.poll() is None and (not log.exists() or log.stat().st_mtime_ns == before):
+        while process.is_alive() and (not log.exists() or log.stat().st_mtime_ns == before):
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 1.5))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         done += 1
     last_json(narrador(*RUN, "--json", cwd=folder))
     assert_same_run(undisturbed[0], folder)
@@ -87,14 +87,15 @@ def test_kill_9_at_random_moments_changes_nothing(undisturbed, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_says_how_to_go_on(undisturbed, tmp_path, number):
     folder = fresh(tmp_path)
-    process = subprocess.Popen(command(*RUN), cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = begin(RUN, folder, [*NOWHERE[:2], folder / "said"])
     log = folder / "runs/small/pretrain/speed.jsonl"
     while not (log.exists() and log.read_text()):
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.005)
-    process.send_signal(number)
-    _, told = process.communicate(timeout=100)
-    assert process.returncode == 0, told
+    os.kill(process.pid, number)
+    process.join(timeout=100)
+    told = (folder / "said").read_text()
+    assert process.exitcode == 0, told
     assert "narrador run small.yaml --data text:text.txt" in told
     assert list((folder / "runs/small/pretrain/checkpoints").glob("[0-9]*/params"))
     if number == signal.SIGTERM:
@@ -165,14 +166,14 @@ def test_another_config_in_the_folder_is_refused_with_the_difference(undisturbed
 
 def test_a_second_process_on_the_folder_is_refused(undisturbed, tmp_path):
     copy_unfinished(undisturbed[0], tmp_path)
-    first = subprocess.Popen(command(*RUN), cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    first = begin(RUN, tmp_path, NOWHERE)
     lock = tmp_path / "runs/small/.lock"
     while lock.read_text() != str(first.pid):
-        assert first.poll() is None
+        assert first.is_alive()
         time.sleep(0.005)
     second = narrador(*RUN, cwd=tmp_path)
     first.kill()
-    first.wait()
+    first.join()
     assert second.returncode == 2
     assert f"in use by another process (pid {first.pid})" in second.stderr
 

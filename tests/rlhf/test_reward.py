@@ -19,7 +19,14 @@ from rlhf.answers import one_a_row
 from rlhf.config import RewardConfig
 from rlhf.objectives import bradley_terry
 from rlhf.preferences import Pair, PromptGroup
-from rlhf.reward import Comparer, RewardTrainer, calibration_error, comparison_loss, evaluate_reward
+from rlhf.reward import (
+    Comparer,
+    RewardTrainer,
+    calibration_error,
+    comparison_loss,
+    evaluate_reward,
+    reward_step,
+)
 from rlhf.scorer import (
     MOST_LIKELIER,
     init_reward_model,
@@ -284,6 +291,23 @@ def test_steps_over_batches_of_several_widths_go_on_from_any(trunk):
         again = RewardTrainer(MODEL, config, compared).take_step(again, number).state
     for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_models_of_other_lengths_and_rates_take_the_same_program_after_a_first_step_at_no_rate(trunk):
+    compared, programs, moves = comparer([group("a", "b")], batch_size=2), [], []
+    for steps, rate in ((2, 0.01), (4, 0.02)):
+        config = RewardConfig(steps=steps, batch_size=2, warmup_steps=1, learning_rate=rate)
+        trainer = RewardTrainer(MODEL, config, compared)
+        first = jax.device_get(trainer.initial(trunk, seed=0))
+        state = trainer.take_step(jax.device_put(first), 1).state
+        for one, other in zip(jax.tree.leaves(first.params), jax.tree.leaves(state.params), strict=True):
+            np.testing.assert_array_equal(one, other)
+        update = reward_step(state, compared.batch(1), rate, MODEL, config.label_smoothing, config.weight_decay)
+        moves.append(update[0].params.scorer.trunk["embedding"] - first.params.scorer.trunk["embedding"])
+        programs.append(reward_step._cache_size())
+    np.testing.assert_allclose(2 * moves[0], moves[1], rtol=1e-3, atol=1e-7)
+    assert np.abs(moves[0]).max() > 1e-3
+    assert programs[0] == programs[1]
 
 
 def test_lengths_are_rounded_to_two_steps_an_octave():
