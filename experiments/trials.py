@@ -36,6 +36,7 @@ def work(study: Study, stop: StopRequest, together: bool = False) -> None:
     while True:
         _check_possible(study)
         left = max(study.left(), 1)
+        # In turns of the same size, so of the same program.
         if taken := study.take(-(-left // -(-left // most)) if most else turn(left, each)):
             _train(study, taken, stop)
         elif study.left():
