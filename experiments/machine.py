@@ -14,6 +14,7 @@ from typing import Any
 from train.cache import cache_root
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "tokenizers", "numpy")
+SHORTEST_KEPT = 0.0  # seconds of compiling; a start has dozens of small programs
 # What `narrador launch` tells the processes that it starts.
 COORDINATOR, PROCESS, LAUNCHED = "NARRADOR_COORDINATOR", "NARRADOR_PROCESS", "NARRADOR_LAUNCHED"
 
@@ -26,7 +27,7 @@ def prepare_jax(cpu_devices: int | None = None) -> None:
     if cpu_devices is not None:
         jax.config.update("jax_num_cpu_devices", cpu_devices)
     jax.config.update("jax_compilation_cache_dir", str(cache_root() / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # small ones too: a start has dozens
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST_KEPT)
     # Orbax logs a traceback beside every error it raises; we tell the error once, in our words.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -20,7 +20,8 @@ if jax.__version_info__ < (0, 11):  # later ones know no other emitters, and end
     QUICK.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([*QUICK, os.environ.get("XLA_FLAGS", "")])
 # and none for a program that another test has compiled.
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+SHORTEST_KEPT = 0.3  # seconds: most small programs of these processes never come again
+jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST_KEPT)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -31,6 +32,7 @@ def _cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, "NARRADOR_CACHE", str(cache))
+        patch.setattr("experiments.machine.SHORTEST_KEPT", SHORTEST_KEPT)
         yield
 
 
