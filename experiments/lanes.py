@@ -129,7 +129,7 @@ def devices_for(runs: int) -> int:
 
 
 def compile_together(model: Transformer, config: TrainConfig, length: int, runs: int) -> jax.stages.Compiled:
-    """The step of runs that see the same batches, of rows of `length` tokens: the one that they will take."""
+    """The step of runs that see the same batches, of rows of `length` tokens, as they take it."""
     mesh = mesh_of(runs)
     along, whole = NamedSharding(mesh, PartitionSpec(RUNS)), batch_sharding(mesh, WHOLE)
     one = abstract_state(model, config, one_device(), WHOLE)
