@@ -100,8 +100,10 @@ def _product(a: Float[Array, "B K R X"], b: Float[Array, "G K X Y"], dtype: DTyp
     """a b, where every matrix of b serves B/G rows of a."""
     if len(a) == len(b):
         return jnp.matmul(a, b, preferred_element_type=dtype)
-    apart = a.reshape(len(b), -1, *a.shape[1:])
-    return jnp.einsum("GAKRX,GKXY->GAKRY", apart, b, preferred_element_type=dtype).reshape(*a.shape[:3], -1)
+    apart = a.reshape(len(b), -1, *a.shape[1:]).swapaxes(1, 2)
+    rows = apart.reshape(*b.shape[:2], -1, a.shape[3])
+    out = jnp.matmul(rows, b, preferred_element_type=dtype)
+    return out.reshape(*apart.shape[:-1], -1).swapaxes(1, 2).reshape(*a.shape[:3], -1)
 
 
 class Attention(nn.Module):

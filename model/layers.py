@@ -146,9 +146,12 @@ Rotation: TypeAlias = tuple[Float[Array, "B T 1 half"], Float[Array, "B T 1 half
 
 def rotation(config: ModelConfig, positions: Int[Array, "B T"]) -> Rotation:
     """Cosines and sines of position x frequency, alike for all layers and heads."""
-    angles = positions[..., None, None] * rope_frequencies(config)
-    # Behind a barrier, or XLA works them out again in every head of every layer, which takes longer than to turn.
-    return jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
+    # Many tokens take them from a table, or XLA works them out again in every head of every layer.
+    many = positions.size >= config.context_length
+    known = jnp.arange(config.context_length) if many else positions
+    angles = known[..., None, None] * rope_frequencies(config)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    return (cos[positions], sin[positions]) if many else (cos, sin)
 
 
 def rotate(x: Float[Array, "B T N H"], turns: Rotation) -> Float[Array, "B T N H"]:
