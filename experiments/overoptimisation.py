@@ -28,6 +28,7 @@ from jaxtyping import Array, Bool, Float, Int
 from experiments.alignment import over_batches
 from experiments.config import Experiment
 from experiments.held_out import Drawn, HeldOut, ask
+from experiments.learned_reward import load_reward_model
 from experiments.proxies import Proxy, Rule, Settings
 from experiments.stages.alignment import comparer, world_ceiling
 from model.errors import UserError
@@ -38,7 +39,7 @@ from rlhf.ppo import PPOTrainer
 from rlhf.preferences import Preferences, PromptGroup, open_preferences
 from rlhf.prompts import PaddedPrompts
 from rlhf.reward import Comparer, RewardTrainer, evaluate_reward
-from rlhf.scorer import RewardModel, combined, load_reward_model, score
+from rlhf.scorer import RewardModel, combined, score
 from rlhf.stage import Step, run_stage
 from train.loop import StopRequest
 from train.mapping import from_mapping, to_mapping

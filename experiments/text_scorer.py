@@ -9,12 +9,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from experiments.alignment import over_batches
+from experiments.learned_reward import load_reward_model
 from model.errors import UserError
 from rlhf.answers import one_a_row
 from rlhf.prompts import pad
 from rlhf.records import Prompt
 from rlhf.reward import encode_answer
-from rlhf.scorer import load_reward_model, score
+from rlhf.scorer import score
 from train.progress import bar
 from train.run_directory import RunDirectory
 from train.trained import open_language

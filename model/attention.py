@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from model.config import ModelConfig, ShardingRules
 from model.layers import Norm, Rotation, parameter, rotate, weight_init, wide
@@ -106,8 +106,16 @@ def _product(a: Float[Array, "B K R X"], b: Float[Array, "G K X Y"], dtype: DTyp
     return out.reshape(*apart.shape[:-1], -1).swapaxes(1, 2).reshape(*a.shape[:3], -1)
 
 
+def pick(x: Shaped[Array, "B T *rest"], wanted: Int[Array, "B W"] | None) -> Shaped[Array, "B W *rest"]:
+    """What stands at some places of each row; all of it unless told."""
+    return x if wanted is None else x[jnp.arange(len(x))[:, None], wanted]
+
+
 class Attention(nn.Module):
-    """Projections, positions and the product; reads and extends the cache when there is one."""
+    """Projections, positions and the product; reads and extends the cache when there is one.
+
+    Of the places `wanted` alone it asks what they see, if told; without a cache.
+    """
 
     config: ModelConfig
     rules: ShardingRules
@@ -122,15 +130,17 @@ class Attention(nn.Module):
         turns: Rotation | None,
         layer: Int[Array, ""],
         cache: KVCache | None,
-    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
+        wanted: Int[Array, "B W"] | None = None,
+    ) -> tuple[Float[Array, "B W D"], KVCache | None]:
         c = self.config
-        query = self._project(x, "query", "heads", c.heads)
+        query = self._project(pick(x, wanted), "query", "heads", c.heads)
         key = self._project(x, "key", "kv_heads", c.key_value_heads)
         value = self._project(x, "value", "kv_heads", c.key_value_heads)
         if c.qk_norm:
             query, key = Norm(c, "head_dim", name="query_norm")(query), Norm(c, "head_dim", name="key_norm")(key)
         if turns is not None:
-            query, key = rotate(query, turns), rotate(key, turns)
+            query = rotate(query, (pick(turns[0], wanted), pick(turns[1], wanted)))
+            key = rotate(key, turns)
         # Of a split sequence every device keeps its queries and gathers what they may see.
         key, value = (constrain(x, self.rules, "batch", None, "kv_heads", "head_dim") for x in (key, value))
         key_positions, key_segments = (constrain(x, self.rules, "batch", None) for x in (positions, segments))
@@ -139,7 +149,8 @@ class Attention(nn.Module):
         if c.attention_window is not None:
             window = jnp.asarray([c.window(index) for index in range(c.layers)])[layer]
         if cache is None:
-            mask = attention_mask(positions, key_positions, segments, key_segments, window)
+            own = pick(positions, wanted), pick(segments, wanted)
+            mask = attention_mask(own[0], key_positions, own[1], key_segments, window)
             out = attend(query, Seen(key, value, mask))
         else:
             cache = self._extended(cache, layer, positions, key, value)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from operator import itemgetter
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from model.attention import Attention, KVCache
+from model.attention import Attention, KVCache, pick
 from model.config import ModelConfig, ShardingRules
 from model.layers import FeedForward, Norm, Rotation, parameter, rotation, sinusoids, weight_init, wide
 from model.moe import MixtureOfExperts
@@ -38,7 +39,8 @@ class Block(nn.Module):
         positions: Int[Array, "B T"],
         segments: Int[Array, "B T"],
         turns: Rotation | None,
-    ) -> tuple[tuple[Float[Array, "B T D"], KVCache | None], None]:
+        wanted: Int[Array, "B W"] | None = None,
+    ) -> tuple[tuple[Float[Array, "B W D"], KVCache | None], None]:
         x, cache = carry
         attention = Attention(self.config, self.rules, self.dtype, name="attention")
         if self.config.experts is None:
@@ -60,12 +62,12 @@ class Block(nn.Module):
         scale = residual_scale(self.config)
 
         if self.config.norm_position == "pre":
-            out, cache = attention(inside(attention_norm(x)), positions, segments, turns, layer, cache)
-            x = x + scale * between(inside(out))
+            out, cache = attention(inside(attention_norm(x)), positions, segments, turns, layer, cache, wanted)
+            x = pick(x, wanted) + scale * between(inside(out))
             x = x + scale * between(inside(feed_forward(inside(mlp_norm(x)))))
         else:
-            out, cache = attention(inside(x), positions, segments, turns, layer, cache)
-            x = attention_norm(x + between(inside(out)))
+            out, cache = attention(inside(x), positions, segments, turns, layer, cache, wanted)
+            x = attention_norm(pick(x, wanted) + between(inside(out)))
             x = mlp_norm(x + between(inside(feed_forward(inside(x)))))
         return (between(x), cache), None
 
@@ -85,12 +87,12 @@ class Transformer(nn.Module):
         if c.positions == "learned":
             init, places = weight_init(c, "embedding"), (c.context_length, c.width)
             self.position_embedding = parameter(self, "position_embedding", places, (None, "embed"), init, self.dtype)
-        block = Block
+        self.block = Block
         if c.remat != "none":
-            block = nn.remat(Block, prevent_cse=False, policy=REMAT_POLICIES[c.remat])
+            self.block = nn.remat(Block, prevent_cse=False, policy=REMAT_POLICIES[c.remat])
         # One layout for every way of running: parameters stacked over layers, looped over or unrolled.
         self.layers = nn.scan(
-            block,
+            self.block,
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
@@ -128,8 +130,14 @@ class Transformer(nn.Module):
         positions: Int[Array, "B T"] | None = None,
         segments: Int[Array, "B T"] | None = None,
         cache: KVCache | None = None,
-    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
-        """The last hidden state, ready for `unembedding`: for losses that never hold all logits."""
+        wanted: Int[Array, "B W"] | None = None,
+    ) -> tuple[Float[Array, "B W D"], KVCache | None]:
+        """The last hidden state, ready for `unembedding`: for losses that never hold all logits.
+
+        Args:
+            wanted: places of each row that alone are asked for, in which case there is no cache: layers that are not
+                looped over save the last one's work on the others.
+        """
         c = self.config
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
@@ -143,7 +151,16 @@ class Transformer(nn.Module):
             x = x + self.position_embedding[positions]
         x = constrain(x, self.rules, "batch", "residual", None)
         turns = rotation(c, positions) if c.positions == "rope" else None
-        (x, cache), _ = self.layers((x, cache), jnp.arange(c.layers), positions, segments, turns)
+        numbers, after = jnp.arange(c.layers), (positions, segments, turns)
+        if wanted is None or c.scan:
+            (x, cache), _ = self.layers((x, cache), numbers, *after)
+            x = pick(x, wanted)
+        else:
+            block = self.block(c, self.rules, self.dtype, parent=None)
+            for layer in range(c.layers):
+                own = {"params": jax.tree.map(itemgetter(layer), self.layers.variables["params"])}
+                places = wanted if layer == c.layers - 1 else None
+                (x, _), _ = block.apply(own, (x, None), numbers[layer], *after, places)
         x = self.final_norm(x) if c.norm_position == "pre" else x
         return constrain(x, self.rules, "batch", "sequence", None), cache
 

@@ -23,24 +23,28 @@ class Answers(NamedTuple):
     positions: Int[AnyArray, "B T"]
     segments: Int[AnyArray, "B T"]
     """`SHARED` for a prompt before several answers."""
+    wanted: Int[AnyArray, "B W"]
+    """Places of each row where something is read off: the prompt's last token, then the answers' tokens."""
     rows: Int[AnyArray, "N"]
-    before: Int[AnyArray, "N"]
-    """Where in its row each answer's prompt has its last token."""
     places: Int[AnyArray, "N R"]
-    """Where in its row each token of an answer stands."""
+    """Which of its row's wanted places each token of an answer has; the first is the prompt's."""
     inside: Bool[AnyArray, "N R"]
     """Which of these are tokens, the rest being padding."""
 
-    def read(self, model: Transformer, params: Any) -> Float[Array, "B T D"]:
-        """The model's last hidden states."""
-        read = (jnp.asarray(each) for each in (self.tokens, self.positions, self.segments))
-        return model.apply({"params": params}, *read, method="hidden")[0]
+    def read(self, model: Transformer, params: Any) -> Float[Array, "B W D"]:
+        """The model's last hidden states at the wanted places."""
+        read = {name: jnp.asarray(getattr(self, name)) for name in ("tokens", "positions", "segments", "wanted")}
+        return model.apply({"params": params}, **read, method="hidden")[0]
 
-    def drawn_from(self, per_token: Float[Array, "B T D"]) -> Float[Array, "N R D"]:
+    def drawn_from(self, per_token: Float[Array, "B W D"]) -> Float[Array, "N R D"]:
         """What stands at the token before each token of an answer: from it, that token is drawn."""
-        places = jnp.asarray(self.places)
-        seen = jnp.concatenate([jnp.asarray(self.before)[:, None], places[:, :-1]], axis=1)
+        seen = jnp.pad(jnp.asarray(self.places)[:, :-1], ((0, 0), (1, 0)))
         return per_token[jnp.asarray(self.rows)[:, None], seen]
+
+    def said(self) -> Int[Array, "N R"]:
+        """The answers' tokens."""
+        wanted = jnp.take_along_axis(jnp.asarray(self.tokens), jnp.asarray(self.wanted), axis=1)
+        return wanted[jnp.asarray(self.rows)[:, None], jnp.asarray(self.places)]
 
 
 def one_a_row(
@@ -49,10 +53,11 @@ def one_a_row(
     """Rows of one answer each, whose tokens are those from `starts` to before `lengths`, at most `room`."""
     rows, length = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
-    places = jnp.asarray(starts)[:, None] + jnp.arange(room)
-    inside = places < jnp.asarray(lengths)[:, None]
-    places = jnp.minimum(places, length - 1)
-    return Answers(tokens, positions, jnp.zeros_like(positions), jnp.arange(rows), starts - 1, places, inside)
+    wanted = jnp.asarray(starts)[:, None] + jnp.arange(-1, room)
+    inside = wanted[:, 1:] < jnp.asarray(lengths)[:, None]
+    places = jnp.broadcast_to(jnp.arange(1, room + 1), inside.shape)
+    wanted = jnp.minimum(wanted, length - 1)
+    return Answers(tokens, positions, jnp.zeros_like(positions), wanted, jnp.arange(rows), places, inside)
 
 
 def sharing_prompts(
@@ -74,5 +79,7 @@ def sharing_prompts(
     segments, positions, tokens = (
         jnp.concatenate([prompt, answer.reshape(rows, -1)], axis=1) for prompt, answer in zip(shared, own, strict=True)
     )
-    places = width + room * within[:, None] + jnp.arange(room)
-    return Answers(tokens, positions, segments, number, after - 1, places, inside)
+    behind = jnp.broadcast_to(jnp.arange(width, tokens.shape[1]), (rows, tokens.shape[1] - width))
+    wanted = jnp.concatenate([jnp.asarray(lengths)[:, None] - 1, behind], axis=1)
+    places = 1 + room * within[:, None] + jnp.arange(room)
+    return Answers(tokens, positions, segments, wanted, number, places, inside)

@@ -67,7 +67,9 @@ class Comparer:
         self.most_answers = max(len(group.answers) for group in groups)
         self.most_pairs = max(len(group.pairs) for group in groups)
         self.longest_answer = rounded(max(len(said.answer) for answers in self.answers for said in answers))
-        self.lengths = [answers[0].start + sum(len(said.answer) for said in answers) for answers in self.answers]
+        said = [sum(len(said.answer) for said in answers) for answers in self.answers]
+        self.most_said = rounded(max(said))
+        self.lengths = [answers[0].start + size for answers, size in zip(self.answers, said, strict=True)]
         self.window = max(1, min(WINDOW, len(groups) // batch_size))
         self._order = grain.MapDataset.range(len(groups)).shuffle(seed=seed).repeat()
 
@@ -94,7 +96,8 @@ class Comparer:
         count, pairs = self.batch_size * self.most_answers, self.batch_size * self.most_pairs
         width = rounded(max(self.lengths[place] for place in places))
         tokens, positions, segments = np.zeros((3, self.batch_size, width), np.int32)
-        rows, before = np.zeros((2, count), np.int32)
+        wanted = np.zeros((self.batch_size, 1 + self.most_said), np.int32)
+        rows = np.zeros(count, np.int32)
         where = np.zeros((count, self.longest_answer), np.int32)
         inside = np.zeros(where.shape, bool)
         chosen, rejected = np.zeros((2, pairs), np.int32)
@@ -106,18 +109,19 @@ class Comparer:
                 margin[pair], weights[pair] = won.margin, 1
                 pair += 1
             # The chat template puts the same tokens before every answer to a prompt.
-            end = self.answers[place][0].start
+            start = end = self.answers[place][0].start
             prompt = self.answers[place][0].ids[:end]
+            wanted[row] = np.minimum(np.arange(start - 1, start + self.most_said), width - 1)
             tokens[row, :end], positions[row, :end], segments[row, :end] = prompt, np.arange(end), SHARED
             for segment, said in enumerate(self.answers[place], start=1):
                 size = len(said.answer)
                 here = slice(end, end + size)
                 tokens[row, here], segments[row, here] = said.answer, segment
                 positions[row, here] = np.arange(said.start, len(said.ids))
-                rows[answer], before[answer] = row, said.start - 1
-                where[answer, :size], inside[answer, :size] = np.arange(end, end + size), True
+                rows[answer], inside[answer, :size] = row, True
+                where[answer, :size] = np.arange(end, end + size) - start + 1
                 answer, end = answer + 1, end + size
-        answers = Answers(tokens, positions, segments, rows, before, where, inside)
+        answers = Answers(tokens, positions, segments, wanted, rows, where, inside)
         return Comparisons(answers, chosen, rejected, margin, weights)
 
 

@@ -1,6 +1,5 @@
 """A transformer with a scalar head: what the reward model and the critic that starts from it are made of."""
 
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -8,12 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from model.errors import UserError
 from model.transformer import Transformer
 from rlhf.answers import Answers, AnyArray
 from train.objective import cross_entropy
-from train.run_directory import RunDirectory
-from train.trained import Trained, abstract_params, open_language, restore
 
 VOCAB_CHUNK = 16_384  # columns of the logits that exist at once
 
@@ -32,8 +28,8 @@ def init_scorer(key: PRNGKeyArray, trunk: Any, width: int, heads: int = 1) -> Sc
     return Scorer(trunk, kernel, jnp.zeros(heads))
 
 
-def score_tokens(model: Transformer, params: Scorer, answers: Answers) -> Float[Array, "B T K"]:
-    """What each head makes of each row up to each of its tokens."""
+def score_tokens(model: Transformer, params: Scorer, answers: Answers) -> Float[Array, "B W K"]:
+    """What each head makes of each row up to each of its wanted places."""
     return answers.read(model, params.trunk).astype(params.kernel.dtype) @ params.kernel + params.bias
 
 
@@ -88,9 +84,7 @@ def log_likelihoods(
     if hidden is None:
         hidden = answers.read(model, params)
     unembedding = model.apply({"params": params}, method="unembedding")
-    rows, places = jnp.asarray(answers.rows)[:, None], jnp.asarray(answers.places)
-    said = jnp.asarray(answers.tokens)[rows, places]
-    losses = cross_entropy(answers.drawn_from(hidden), unembedding, said, VOCAB_CHUNK)
+    losses = cross_entropy(answers.drawn_from(hidden), unembedding, answers.said(), VOCAB_CHUNK)
     return -jnp.sum(jnp.where(answers.inside, losses, 0), axis=1)
 
 
@@ -105,40 +99,3 @@ def normalized(params: RewardModel, scores: Float[np.ndarray, "N K"]) -> RewardM
     scorer = params.scorer
     moved = scorer._replace(kernel=scorer.kernel / std, bias=(scorer.bias - mean) / std)
     return params._replace(scorer=moved, weight=params.weight / std)
-
-
-def judge_for(policy: Trained, run: RunDirectory) -> Transformer:
-    """The architecture of the reward model that a run has learned, which is to judge what a policy writes.
-
-    Raises:
-        UserError: it is not complete, or reads other tokens than the policy writes.
-    """
-    run.completed("reward")
-    model, tokenizer, template = open_language(run)
-    pairs = {
-        "tokenizers": (tokenizer.to_json(), policy.tokenizer.to_json()),
-        "chat templates": (template, policy.template),
-    }
-    if differing := [what for what, (one, other) in pairs.items() if one != other]:
-        raise UserError(
-            f"the reward model of {str(run.path)!r} cannot judge what {str(policy.run.path)!r} writes: their "
-            f"{' and '.join(differing)} differ. As reward_run name a run that shares them, or none."
-        )
-    return model.clone(rules=policy.model.rules)  # they share a mesh
-
-
-def load_reward_model(run: RunDirectory, model: Transformer, reference: Any = None) -> RewardModel:
-    """The reward model that a run has learned, on a trunk of this architecture.
-
-    Args:
-        reference: the fine-tuned model's parameters where they are loaded already, so that they are kept once.
-
-    Raises:
-        UserError: it has none yet, or its checkpoint cannot be read.
-    """
-    trunk, width, heads = abstract_params(model), model.config.width, run.config()["reward"]["heads"]
-    whole = jax.sharding.NamedSharding(jax.tree.leaves(trunk)[0].sharding.mesh, jax.sharding.PartitionSpec())
-    of: Any = partial(jax.ShapeDtypeStruct, dtype=jnp.float32, sharding=whole)
-    abstract = RewardModel(Scorer(trunk, of((width, heads)), of((heads,))), reference=trunk, weight=of((heads,)))
-    found = restore(run, "reward", model, abstract)[0]
-    return found if reference is None else found._replace(reference=reference)

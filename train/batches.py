@@ -7,7 +7,6 @@ import grain
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from model.errors import UserError
 from train.corpus import TokenStream
 
 Batches: TypeAlias = grain.MapDataset  # of `Batch`: length and random access
@@ -133,12 +132,3 @@ def validation_batches(rows: PackedRows, batch_size: int) -> Batches:
 def prefetch(batches: Batches, start: int) -> Iterator[Batch]:
     """Batches `start`, `start + 1`, ... made by a thread ahead of their use."""
     return iter(batches[start:].to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
-
-
-def check_long_enough(stream: TokenStream, length: int, spec: str) -> None:
-    """Refuse a corpus that does not fill one row."""
-    if len(stream.tokens) - 1 < length:
-        raise UserError(
-            f"source {spec!r} has {len(stream.tokens) - 1} training tokens, fewer than one row of "
-            f"data.sequence_length={length}."
-        )

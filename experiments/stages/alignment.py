@@ -10,6 +10,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.config import Experiment
+from experiments.learned_reward import judge_for, load_reward_model
 from experiments.machine import session
 from experiments.ranked_answers import KIND, rank_answers
 from experiments.stages.language import open_sources
@@ -21,7 +22,6 @@ from rlhf.ppo import PPOTrainer
 from rlhf.preferences import Preferences, PromptGroup, open_preferences
 from rlhf.prompts import PaddedPrompts, encode_prompts, open_prompts, stop_tokens
 from rlhf.reward import Comparer, RewardTrainer, evaluate_reward
-from rlhf.scorer import judge_for, load_reward_model
 from rlhf.stage import run_stage
 from rlhf.trainer import PolicyTrainer
 from serve.store import open_stored_preferences

@@ -17,7 +17,7 @@ from model.errors import UserError
 from model.sharding import make_mesh
 from model.tokenizer import Tokenizer, TokenizerConfig
 from model.transformer import Transformer
-from train.batches import PackedRows, check_long_enough, training_batches, validation_batches
+from train.batches import PackedRows, training_batches, validation_batches
 from train.chats import Chats, open_chats
 from train.config import TrainConfig
 from train.corpus import TokenStream, tokenize, tokenize_chats, train_tokenizer_once
@@ -233,3 +233,12 @@ def against_truth(result: Mapping[str, Any], source: Documents, held_out: TokenS
         "floor_loss": nats / tokens,
         "floor_bits_per_byte": bits_per_byte(nats, size),
     }
+
+
+def check_long_enough(stream: TokenStream, length: int, spec: str) -> None:
+    """Refuse a corpus that does not fill one row."""
+    if len(stream.tokens) - 1 < length:
+        raise UserError(
+            f"source {spec!r} has {len(stream.tokens) - 1} training tokens, fewer than one row of "
+            f"data.sequence_length={length}."
+        )

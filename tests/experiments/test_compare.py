@@ -12,12 +12,13 @@ from experiments import cli
 from experiments.alignment import BATCH, divergence, draw_answers, encode_prompts, pick_best, repeat_each
 from experiments.answer_comparison import ask_source, ask_world
 from experiments.best_of_n import best_of_n_kl
+from experiments.learned_reward import load_reward_model
 from experiments.text_scorer import TextScorer
 from model.chat import Message
 from model.errors import UserError
 from model.tokenizer import TokenizerConfig, train_tokenizer
 from rlhf.answers import one_a_row
-from rlhf.scorer import load_reward_model, score_tokens
+from rlhf.scorer import score_tokens
 from serve.store import Store
 from tests.experiments.untrained import MODEL, PROMPTS, TEXTS, add_reward, write_run
 from train.run_directory import RunDirectory
@@ -92,10 +93,10 @@ def scores_by_hand(run, prompts, answers):
     for prompt, answer in zip(prompts, answers, strict=True):
         asked = trained.template.encode(tokenizer, prompt, answer=True).tokens
         ids = [tokenizer.document_end, *asked, *tokenizer.encode(answer), trained.template.stop_token(tokenizer)]
-        nowhere = np.ones(1, np.int32)
         row = np.full((1, MODEL["context_length"]), 7)  # whatever comes after the end
         row[0, : len(ids)] = ids
-        found.append(float(score(trained.model, scorer, one_a_row(row, nowhere, nowhere, 1))[0, len(ids) - 1].mean()))
+        end = np.array([len(ids)])
+        found.append(float(score(trained.model, scorer, one_a_row(row, end, end, 0))[0, 0].mean()))
     return found
 
 

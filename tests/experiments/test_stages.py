@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from experiments import cli
+from experiments.learned_reward import judge_for, load_reward_model
 from model.errors import UserError
-from rlhf.scorer import judge_for, load_reward_model
 from train.run_directory import RunDirectory
 from train.trained import load, open_language, open_trained
 

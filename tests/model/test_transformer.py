@@ -123,6 +123,41 @@ def test_scan_and_remat_change_no_number(scan, remat):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), got, expected)
 
 
+@pytest.mark.parametrize("scan", [False, True])
+@every_family
+def test_places_wanted_alone_are_as_among_all_and_so_is_the_gradient(family, scan):
+    """Rows of two documents; some places come twice, as where padding is pointed at."""
+    _, params = model_and_parameters(FAMILIES[family])
+    model = Transformer(replace(FAMILIES[family], scan=scan, remat="full" if scan else "none"))
+    tokens, wanted = jnp.asarray(random_tokens(2, 8)), jnp.array([[1, 5, 6], [7, 0, 7]])
+    where = jnp.array([[0, 1, 2, 0, 1, 2, 3, 4]] * 2), jnp.array([[4, 4, 4, 2, 2, 2, 2, 2]] * 2)
+
+    def loss(params, wanted_alone):
+        read = model.apply({"params": params}, tokens, *where, None, wanted if wanted_alone else None, method="hidden")
+        found = read[0] if wanted_alone else jnp.take_along_axis(read[0], wanted[..., None], axis=1)
+        return jnp.sum(jnp.sin(found)), found
+
+    (_, expected), slope = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)(params, False)
+    (_, found), other = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)(params, True)
+    assert found.shape == (2, 3, model.config.width)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), other, slope)
+
+
+def test_the_last_layer_works_on_the_places_wanted_alone():
+    """One place of eight: of two layers the second saves most of its products with queries and in the feed-forward."""
+    model, params = model_and_parameters(FAMILIES["gpt2"])
+    tokens, one = jnp.asarray(random_tokens(2, 8)), jnp.array([[3], [5]])
+
+    def flops(wanted):
+        read = functools.partial(model.apply, method="hidden", wanted=wanted)
+        return jax.jit(read).lower({"params": params}, tokens).compile().cost_analysis()["flops"]
+
+    c = model.config
+    saved = 2 * (2 * c.width**2 + 2 * c.width * c.hidden_width) * 2 * 7  # a product adds and multiplies
+    assert flops(None) - flops(one) >= saved
+
+
 def test_layers_in_a_loop_know_their_windows():
     model, params = model_and_parameters(FAMILIES["gpt3"])
     tokens = random_tokens(2, 8)

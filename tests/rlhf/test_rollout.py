@@ -139,6 +139,17 @@ def test_a_key_decides_every_draw(params, drawn):
     )
 
 
+def test_a_draw_is_that_of_the_library_with_its_key(params):
+    """The first token of many rows beside `jax.random.categorical`, whose noise it takes."""
+    rows, prompt, temperature = 500, np.array([1, 2, 5], np.int32), 0.7
+    same = np.tile(prompt, (rows, 1)), np.full(rows, 3, np.int32), np.full(rows, temperature, np.float32)
+    found = generate(MODEL, params, jax.random.key(3), *same, 1, ())
+    logits = MODEL.apply({"params": params}, jnp.asarray(same[0]))[0][:, -1]
+    expected = jax.random.categorical(jax.random.fold_in(jax.random.key(3), 0), logits / temperature)
+    assert len(set(expected.tolist())) > 2
+    assert np.mean(found.responses()[:, 0] == expected) > 0.99  # rounding may decide between two
+
+
 @pytest.mark.parametrize("place", [0, 1])
 def test_draws_are_as_frequent_as_the_tempered_distribution_says(params, place):
     """Many rows of one prompt: the first token, and the second among rows that began with the commonest first."""
@@ -167,10 +178,10 @@ def test_each_token_is_read_where_it_was_drawn_from(each):
     tokens = jnp.asarray([[3, 4, 5, 6, 0], [3, 4, 7, 0, 0], [5, 6, 0, 0, 0], [5, 7, 8, 0, 0]], jnp.int32)
     rollout = Rollout(tokens, jnp.asarray([2, 2, 1, 1]), jnp.asarray([2, 1, 1, 2]), jnp.ones(4), jnp.zeros((4, 2)))
     answers = rollout.answers(each)
-    before = answers.drawn_from(jnp.stack([answers.tokens, answers.positions], axis=-1).astype(float))
+    read = [jnp.take_along_axis(jnp.asarray(x), answers.wanted, axis=1) for x in (answers.tokens, answers.positions)]
+    before = answers.drawn_from(jnp.stack(read, axis=-1).astype(float))
     mask = np.asarray(rollout.mask)
     assert np.array_equal(answers.inside, mask)
     assert np.array_equal(before[..., 0][mask], [4, 5, 4, 5, 5, 7])
     assert np.array_equal(before[..., 1][mask], [1, 2, 1, 0, 0, 1])
-    said = answers.tokens[answers.rows[:, None], answers.places]
-    assert np.array_equal(said[mask], [5, 6, 7, 6, 7, 8])
+    assert np.array_equal(answers.said()[mask], [5, 6, 7, 6, 7, 8])

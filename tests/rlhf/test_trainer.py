@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.learned_reward import judge_for
 from model.chat import ChatTemplate
 from model.errors import UserError
 from model.tokenizer import TokenizerConfig, train_tokenizer
 from rlhf.config import GRPOConfig, PPOConfig
 from rlhf.rollout import response_texts
-from rlhf.scorer import Scorer, combined, judge_for, score, score_tokens
+from rlhf.scorer import Scorer, combined, score, score_tokens
 from tests.rlhf.tiny import (
     GRPO,
     JUDGE,
@@ -143,7 +144,7 @@ def test_another_architecture_judges_by_the_ensembles_mean_or_least(params, how)
     trunk, kernel, bias = reward.scorer
     critic = Scorer(trunk, kernel.mean(axis=1, keepdims=True), bias.mean(keepdims=True))
     longer = rollout._replace(prompt_lengths=rollout.lengths, log_probs=rollout.log_probs[:, :1])
-    said = score_tokens(JUDGE, reward.scorer, rollout.answers())[np.arange(len(heads)), rollout.lengths - 1]
+    said = score_tokens(JUDGE, reward.scorer, rollout.answers())[np.arange(len(heads)), rollout.response_lengths]
     np.testing.assert_allclose(trainer.learner.critic(critic, longer)[:, 0], said.mean(axis=1), rtol=1e-4)
     np.testing.assert_array_equal(trainer.learner.critic(state.critic, rollout), np.zeros_like(rollout.log_probs))
     assert same(state.critic.trunk, reward.scorer.trunk)

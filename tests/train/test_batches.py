@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.stages.language import check_long_enough
 from model.errors import UserError
 from train.batches import (
     Batch,
     PackedRows,
-    check_long_enough,
     pack,
     prefetch,
     training_batches,
