@@ -133,14 +133,16 @@ class Attention(nn.Module):
         wanted: Int[Array, "B W"] | None = None,
     ) -> tuple[Float[Array, "B W D"], KVCache | None]:
         c = self.config
-        query = self._project(pick(x, wanted), "query", "heads", c.heads)
+        asking, own_turns, own_positions, own_segments = jax.tree.map(
+            lambda each: pick(each, wanted), (x, turns, positions, segments)
+        )
+        query = self._project(asking, "query", "heads", c.heads)
         key = self._project(x, "key", "kv_heads", c.key_value_heads)
         value = self._project(x, "value", "kv_heads", c.key_value_heads)
         if c.qk_norm:
             query, key = Norm(c, "head_dim", name="query_norm")(query), Norm(c, "head_dim", name="key_norm")(key)
         if turns is not None:
-            query = rotate(query, (pick(turns[0], wanted), pick(turns[1], wanted)))
-            key = rotate(key, turns)
+            query, key = rotate(query, own_turns), rotate(key, turns)
         # Of a split sequence every device keeps its queries and gathers what they may see.
         key, value = (constrain(x, self.rules, "batch", None, "kv_heads", "head_dim") for x in (key, value))
         key_positions, key_segments = (constrain(x, self.rules, "batch", None) for x in (positions, segments))
@@ -149,8 +151,7 @@ class Attention(nn.Module):
         if c.attention_window is not None:
             window = jnp.asarray([c.window(index) for index in range(c.layers)])[layer]
         if cache is None:
-            own = pick(positions, wanted), pick(segments, wanted)
-            mask = attention_mask(own[0], key_positions, own[1], key_segments, window)
+            mask = attention_mask(own_positions, key_positions, own_segments, key_segments, window)
             out = attend(query, Seen(key, value, mask))
         else:
             cache = self._extended(cache, layer, positions, key, value)

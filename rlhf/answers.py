@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from model.attention import SHARED
+from model.attention import SHARED, pick
 from model.transformer import Transformer
 
 AnyArray = Array | np.ndarray
@@ -43,8 +43,8 @@ class Answers(NamedTuple):
 
     def said(self) -> Int[Array, "N R"]:
         """The answers' tokens."""
-        wanted = jnp.take_along_axis(jnp.asarray(self.tokens), jnp.asarray(self.wanted), axis=1)
-        return wanted[jnp.asarray(self.rows)[:, None], jnp.asarray(self.places)]
+        read = pick(jnp.asarray(self.tokens), jnp.asarray(self.wanted))
+        return read[jnp.asarray(self.rows)[:, None], jnp.asarray(self.places)]
 
 
 def one_a_row(

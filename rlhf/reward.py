@@ -67,9 +67,9 @@ class Comparer:
         self.most_answers = max(len(group.answers) for group in groups)
         self.most_pairs = max(len(group.pairs) for group in groups)
         self.longest_answer = rounded(max(len(said.answer) for answers in self.answers for said in answers))
-        said = [sum(len(said.answer) for said in answers) for answers in self.answers]
-        self.most_said = rounded(max(said))
-        self.lengths = [answers[0].start + size for answers, size in zip(self.answers, said, strict=True)]
+        sizes = [sum(len(said.answer) for said in answers) for answers in self.answers]
+        self.most_said = rounded(max(sizes))
+        self.lengths = [answers[0].start + size for answers, size in zip(self.answers, sizes, strict=True)]
         self.window = max(1, min(WINDOW, len(groups) // batch_size))
         self._order = grain.MapDataset.range(len(groups)).shuffle(seed=seed).repeat()
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from model.attention import KVCache, Prompts, init_cache
 from model.decode import decode_step, prefill
 from model.layers import wide
+from model.sampling import draw_log
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer, logits
 from rlhf.answers import Answers, AnyArray, one_a_row, sharing_prompts
@@ -90,10 +91,7 @@ def generate(
 
     def choose(scores: Float[Array, "B V"], index: Int[Array, ""]) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
         tempered = _tempered(scores, temperature[:, None])
-        noisy = tempered + jax.random.gumbel(jax.random.fold_in(key, index), tempered.shape, tempered.dtype)
-        # What `jax.random.categorical` does, but its argmax, two reductions in one, is slow on a CPU.
-        highest = noisy == noisy.max(axis=-1, keepdims=True)
-        token = jnp.min(jnp.where(highest, jnp.arange(noisy.shape[-1]), noisy.shape[-1] - 1), axis=-1)
+        token = draw_log(jax.random.fold_in(key, index), tempered)
         return token, _log_prob(tempered, token)
 
     def ends(token: Int[Array, "B"]) -> Bool[Array, "B"]:
