@@ -6,6 +6,7 @@ and None where no prompt is of the kind that they are about.
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
@@ -28,7 +29,7 @@ from train.narration.words import split_words
 from train.progress import bar
 from train.trained import Trained
 
-BATCH = 256
+BATCH, AT_ONCE = 256, 2
 Z = 1.959964  # 97.5% of a normal distribution lies below
 RIDGE = 0.1
 NEWTON_STEPS = 25
@@ -50,7 +51,9 @@ def over_batches(
     each: int = 1,
     most: int = BATCH,
 ) -> Any:
-    """What a function makes of all rows, a batch at a time.
+    """What a function makes of all rows, in batches.
+
+    On a single CPU device `AT_ONCE` of them are under way: decoding is small operations, for which cores wait.
 
     Args:
         of_batch: from indices of rows to arrays with `each` rows for each.
@@ -58,14 +61,21 @@ def over_batches(
         most: rows of what it makes at a time.
     """
 
-    def parts() -> Iterator[Any]:
-        left = count
-        for which in batches(count, max(1, most // each)):
-            yield jax.device_get(of_batch(which))
-            advance(each * min(len(which), left))
-            left -= len(which)
+    first, *others = batches(count, max(1, most // each))
+    mesh = jax.sharding.get_mesh()  # of this thread; another has none
 
-    return jax.tree.map(lambda *fields: np.concatenate(fields)[: count * each], *parts())
+    def made(which: Int[np.ndarray, "B"]) -> Any:
+        with jax.set_mesh(mesh):
+            return jax.device_get(of_batch(which))
+
+    parts = [made(first)]  # alone: it compiles the program
+    advance(each * len(first))
+    alone = jax.devices()[0].platform != "cpu" or mesh.size > 1
+    with ThreadPoolExecutor(1 if alone else AT_ONCE) as pool:
+        for which, part in zip(others, pool.map(made, others), strict=True):
+            advance(each * min(len(which), count - len(first) * len(parts)))
+            parts.append(part)
+    return jax.tree.map(lambda *fields: np.concatenate(fields)[: count * each], *parts)
 
 
 class Answers(NamedTuple):

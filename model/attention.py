@@ -18,7 +18,8 @@ from model.sharding import constrain
 class Prompts(NamedTuple):
     """Keys and values of prompts, only read from here on. Each stands before B/G rows, one after the other."""
 
-    keys: Float[Array, "L G K P H"]
+    keys: Float[Array, "L G K H P"]
+    """As a product with queries takes them: transposed once, and not for every token."""
     values: Float[Array, "L G K P H"]
     lengths: Int[Array, "B"]
     """Of the prompt before each row; slots past it may hold anything."""
@@ -114,7 +115,7 @@ def pick(x: Shaped[Array, "B T *rest"], wanted: Int[Array, "B W"] | None) -> Sha
 class Attention(nn.Module):
     """Projections, positions and the product; reads and extends the cache when there is one.
 
-    Of the places `wanted` alone it asks what they see, if told; without a cache.
+    Of the places `wanted` alone it asks what they see, if told.
     """
 
     config: ModelConfig
@@ -155,7 +156,7 @@ class Attention(nn.Module):
             out = attend(query, Seen(key, value, mask))
         else:
             cache = self._extended(cache, layer, positions, key, value)
-            out = attend(query, *_cached(cache, layer, positions, window))
+            out = attend(query, *_cached(cache, layer, own_positions, window))
         shape, axes = (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed")
         kernel = parameter(self, "output", shape, axes, weight_init(c, "residual"), self.dtype)
         out = jnp.einsum("BTNH,NHD->BTD", out, kernel)
@@ -194,10 +195,11 @@ def _cached(
     """What a layer's cache holds for tokens at some positions."""
 
     def seen(part: KVCache | Prompts, starts: Int[Array, "B"], real: Int[Array, "B"]) -> Seen:
-        slots = jnp.arange(part.keys.shape[3])
+        slots = jnp.arange(part.values.shape[3])
         segments = jnp.where(slots < real[:, None], 0, -1)
         mask = attention_mask(positions, starts[:, None] + slots, jnp.zeros_like(positions), segments, window)
-        return Seen(part.keys[layer], part.values[layer], mask)
+        keys = part.keys[layer] if part is cache else part.keys[layer].swapaxes(2, 3)
+        return Seen(keys, part.values[layer], mask)
 
     nowhere, everything = (jnp.full_like(positions[:, 0], end) for end in (0, cache.keys.shape[3]))
     if cache.prompts is None:

@@ -120,6 +120,7 @@ def _compiled(text: str) -> Any:
     return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(text)
 
 
+@functools.lru_cache(maxsize=64)
 def _encode_marked(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
     """Ids of a template's own text, special tokens by their names, and the places of those."""
     names = {token.content: index for index, token in tokenizer.inner.get_added_tokens_decoder().items()}

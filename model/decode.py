@@ -20,9 +20,8 @@ def prefill(
     model: Transformer, params: Any, tokens: Int[Array, "B T"], lengths: Int[Array, "B"], cache: KVCache
 ) -> tuple[Float[Array, "B V"], KVCache]:
     """Read prompts, padded on the right, into the cache; logits after the last real token of each."""
-    hidden, cache = model.apply({"params": params}, tokens, cache=cache, method="hidden")
-    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    return logits(last, model.apply({"params": params}, method="unembedding")), cache
+    hidden, cache = model.apply({"params": params}, tokens, cache=cache, wanted=lengths[:, None] - 1, method="hidden")
+    return logits(hidden[:, 0], model.apply({"params": params}, method="unembedding")), cache
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=4)

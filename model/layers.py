@@ -146,8 +146,8 @@ Rotation: TypeAlias = tuple[Float[Array, "B T 1 half"], Float[Array, "B T 1 half
 
 def rotation(config: ModelConfig, positions: Int[Array, "B T"]) -> Rotation:
     """Cosines and sines of position x frequency, alike for all layers and heads."""
-    # Many tokens take them from a table, or XLA works them out again in every head of every layer.
-    many = positions.size >= config.context_length
+    # Many tokens take them from a table, or XLA works them out again in every head of every unrolled layer.
+    many = positions.size * (1 if config.scan else config.layers) >= config.context_length
     known = jnp.arange(config.context_length) if many else positions
     angles = known[..., None, None] * rope_frequencies(config)
     cos, sin = jnp.cos(angles), jnp.sin(angles)

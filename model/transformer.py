@@ -135,8 +135,8 @@ class Transformer(nn.Module):
         """The last hidden state, ready for `unembedding`: for losses that never hold all logits.
 
         Args:
-            wanted: places of each row that alone are asked for, in which case there is no cache: layers that are not
-                looped over save the last one's work on the others.
+            wanted: places of each row that alone are asked for: layers that are not looped over save the last one's
+                work on the others.
         """
         c = self.config
         if positions is None:
@@ -160,7 +160,7 @@ class Transformer(nn.Module):
             for layer in range(c.layers):
                 own = {"params": jax.tree.map(itemgetter(layer), self.layers.variables["params"])}
                 places = wanted if layer == c.layers - 1 else None
-                (x, _), _ = block.apply(own, (x, None), numbers[layer], *after, places)
+                (x, cache), _ = block.apply(own, (x, cache), numbers[layer], *after, places)
         x = self.final_norm(x) if c.norm_position == "pre" else x
         return constrain(x, self.rules, "batch", "sequence", None), cache
 

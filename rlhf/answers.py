@@ -41,10 +41,11 @@ class Answers(NamedTuple):
         seen = jnp.pad(jnp.asarray(self.places)[:, :-1], ((0, 0), (1, 0)))
         return per_token[jnp.asarray(self.rows)[:, None], seen]
 
-    def said(self) -> Int[Array, "N R"]:
-        """The answers' tokens."""
-        read = pick(jnp.asarray(self.tokens), jnp.asarray(self.wanted))
-        return read[jnp.asarray(self.rows)[:, None], jnp.asarray(self.places)]
+    def said(self) -> tuple[Int[Array, "B V"], Int[Array, "B V"]]:
+        """The tokens at the wanted places after the prompt's, and the wanted place from which each was drawn."""
+        before = jnp.zeros_like(self.wanted) + jnp.arange(-1, self.wanted.shape[1] - 1)
+        before = before.at[self.rows, self.places[:, 0]].set(0)  # what has no answer points at place 0, left out here
+        return pick(jnp.asarray(self.tokens), jnp.asarray(self.wanted))[:, 1:], before[:, 1:]
 
 
 def one_a_row(

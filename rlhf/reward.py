@@ -67,9 +67,8 @@ class Comparer:
         self.most_answers = max(len(group.answers) for group in groups)
         self.most_pairs = max(len(group.pairs) for group in groups)
         self.longest_answer = rounded(max(len(said.answer) for answers in self.answers for said in answers))
-        sizes = [sum(len(said.answer) for said in answers) for answers in self.answers]
-        self.most_said = rounded(max(sizes))
-        self.lengths = [answers[0].start + size for answers, size in zip(self.answers, sizes, strict=True)]
+        self.sizes = np.array([sum(len(said.answer) for said in answers) for answers in self.answers])
+        self.lengths = self.sizes + [answers[0].start for answers in self.answers]
         self.window = max(1, min(WINDOW, len(groups) // batch_size))
         self._order = grain.MapDataset.range(len(groups)).shuffle(seed=seed).repeat()
 
@@ -94,9 +93,10 @@ class Comparer:
     def collate(self, places: Sequence[int]) -> Comparisons:
         """The comparisons of some prompts, padded to one of few shapes."""
         count, pairs = self.batch_size * self.most_answers, self.batch_size * self.most_pairs
-        width = rounded(max(self.lengths[place] for place in places))
+        width = rounded(int(self.lengths[list(places)].max()))
+        most_said = rounded(int(self.sizes[self.lengths <= width].max()))
         tokens, positions, segments = np.zeros((3, self.batch_size, width), np.int32)
-        wanted = np.zeros((self.batch_size, 1 + self.most_said), np.int32)
+        wanted = np.zeros((self.batch_size, 1 + most_said), np.int32)
         rows = np.zeros(count, np.int32)
         where = np.zeros((count, self.longest_answer), np.int32)
         inside = np.zeros(where.shape, bool)
@@ -111,7 +111,7 @@ class Comparer:
             # The chat template puts the same tokens before every answer to a prompt.
             start = end = self.answers[place][0].start
             prompt = self.answers[place][0].ids[:end]
-            wanted[row] = np.minimum(np.arange(start - 1, start + self.most_said), width - 1)
+            wanted[row] = np.minimum(np.arange(start - 1, start + most_said), width - 1)
             tokens[row, :end], positions[row, :end], segments[row, :end] = prompt, np.arange(end), SHARED
             for segment, said in enumerate(self.answers[place], start=1):
                 size = len(said.answer)
@@ -169,13 +169,6 @@ def comparison_loss(
     return jnp.mean(losses), jnp.mean(accuracies)
 
 
-def rate_schedule(config: RewardConfig) -> optax.Schedule:
-    """A linear rise and fall."""
-    rise = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
-    fall = optax.linear_schedule(config.learning_rate, 0.0, max(1, config.steps - config.warmup_steps))
-    return optax.join_schedules([rise, fall], [config.warmup_steps])
-
-
 def make_reward_optimizer(rate: ArrayLike, decay: float) -> optax.GradientTransformation:
     """AdamW. The rate may be an argument of the program, so that reward models of other lengths share it."""
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=decay, mask=is_matrix))
@@ -222,7 +215,8 @@ class RewardTrainer:
 
     def take_step(self, state: RewardState, number: int) -> Step:
         """One update; after the last one the scores are normalized again, and `score_std` is what they had learned."""
-        c, batch, rate = self.config, self.comparer.batch(number - 1), rate_schedule(self.config)(number - 1)
+        c, batch = self.config, self.comparer.batch(number - 1)
+        rate = np.interp(number - 1, [0, min(c.warmup_steps, c.steps), c.steps], [0.0, c.learning_rate, 0.0])
         state, loss, accuracy = reward_step(state, batch, rate, self.model, c.label_smoothing, c.weight_decay)
         found = {"loss": float(loss), "accuracy": float(accuracy)}
         if number == self.config.steps:

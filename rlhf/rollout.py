@@ -85,9 +85,9 @@ def generate(
     scores, prompts, lengths, temperature = (
         jnp.repeat(jnp.asarray(x), answers, axis=0) for x in (scores, prompts, lengths, temperature)
     )
-    batch = len(prompts)
     # Apart from the answers, what was read is read by every step and never written.
-    cache = init_cache(model.config, batch, max_tokens, model.dtype, Prompts(cache.keys, cache.values, lengths))
+    before = Prompts(cache.keys.swapaxes(3, 4), cache.values, lengths)
+    cache = init_cache(model.config, len(prompts), max_tokens, model.dtype, before)
 
     def choose(scores: Float[Array, "B V"], index: Int[Array, ""]) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
         tempered = _tempered(scores, temperature[:, None])
@@ -98,8 +98,8 @@ def generate(
         return jnp.isin(token, jnp.asarray(stop, token.dtype))
 
     token, log_prob = choose(scores, jnp.zeros((), jnp.int32))
-    responses = jnp.zeros((batch, max_tokens), prompts.dtype).at[:, 0].set(token)
-    log_probs = jnp.zeros((batch, max_tokens), log_prob.dtype).at[:, 0].set(log_prob)
+    responses = jnp.zeros((len(prompts), max_tokens), prompts.dtype).at[:, 0].set(token)
+    log_probs = jnp.zeros((len(prompts), max_tokens), log_prob.dtype).at[:, 0].set(log_prob)
 
     class Carry(NamedTuple):
         step: Array

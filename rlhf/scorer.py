@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from model.attention import pick
 from model.transformer import Transformer
 from rlhf.answers import Answers, AnyArray
 from train.objective import cross_entropy
@@ -84,8 +85,9 @@ def log_likelihoods(
     if hidden is None:
         hidden = answers.read(model, params)
     unembedding = model.apply({"params": params}, method="unembedding")
-    losses = cross_entropy(answers.drawn_from(hidden), unembedding, answers.said(), VOCAB_CHUNK)
-    return -jnp.sum(jnp.where(answers.inside, losses, 0), axis=1)
+    said, before = answers.said()
+    losses = cross_entropy(pick(hidden, before), unembedding, said, VOCAB_CHUNK)  # not of every answer's padding
+    return -jnp.sum(jnp.where(answers.inside, losses[answers.rows[:, None], answers.places - 1], 0), axis=1)
 
 
 def combined(scores: Float[Array, "*B K"], how: Literal["mean", "min"]) -> Float[Array, "*B"]:

@@ -2,14 +2,17 @@
 
 import json
 from dataclasses import replace
+from threading import get_ident
+from time import sleep
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from experiments import cli
-from experiments.alignment import BATCH, divergence, draw_answers, encode_prompts, pick_best, repeat_each
+from experiments.alignment import BATCH, divergence, draw_answers, encode_prompts, over_batches, pick_best, repeat_each
 from experiments.answer_comparison import ask_source, ask_world
 from experiments.best_of_n import best_of_n_kl
 from experiments.learned_reward import load_reward_model
@@ -216,6 +219,27 @@ def test_kl_is_that_of_the_tokens_drawn(runs):
     assert divergence(answers, one, one) == pytest.approx(0, abs=1e-4)
     foreign = train_tokenizer(TokenizerConfig(vocab_size=400), TEXTS)
     assert divergence(answers, one, replace(other, tokenizer=foreign)) is None
+
+
+@pytest.mark.parametrize("count", [3, 4, 11])
+def test_rows_in_batches_come_back_in_order_however_many_are_under_way(count):
+    """Two rows for each place, in batches of four places; the last batch begins again, and its rows count once. Every
+    thread has the mesh of who asks, or what it computes would be compiled anew, and on other devices."""
+    mesh = jax.make_mesh((1,), ("data",), (AxisType.Auto,))
+    threads, told = set(), []
+
+    def of_batch(which):
+        threads.add(get_ident())
+        assert jax.sharding.get_mesh() == mesh
+        sleep(0.05)  # so that no thread can take all of them
+        return jnp.repeat(which, 2), np.stack([which, which], axis=1).reshape(-1)
+
+    with jax.set_mesh(mesh):
+        found = over_batches(of_batch, count, told.append, each=2, most=8)
+    for rows in found:
+        assert rows.tolist() == [place for place in range(count) for _ in range(2)]
+    assert sum(told) == 2 * count
+    assert len(threads) == (1 if count < 8 else 3)  # the first batch alone, then two at a time
 
 
 def test_an_answer_too_long_for_the_judge_is_refused(runs):

@@ -7,12 +7,12 @@ from train.narration import answers, questions
 from train.narration.checker import check
 from train.narration.match import CONTAINED, STYLES
 from train.narration.passage import draw_passage
-from train.narration.questions import ANSWERABLE, PROVOCATION, UNANSWERABLE, draw_prompt, draw_question
+from train.narration.questions import ANSWERABLE, PROVOCATION, UNANSWERABLE, Asking, draw_prompt
 
 PROMPTS = [draw_prompt(random.Random(f"checker {seed}")) for seed in range(100)]
 # Whole passages tell more, so that rarer questions come up.
 LONG = [
-    (passage, draw_question(passage, rng)) for rng in map(random.Random, range(70)) for passage in [draw_passage(rng)]
+    (passage, Asking(passage).draw(rng)) for rng in map(random.Random, range(70)) for passage in [draw_passage(rng)]
 ]
 ALL = [*PROMPTS, *LONG]
 

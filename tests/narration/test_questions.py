@@ -19,9 +19,9 @@ from train.narration.questions import (
     UNANSWERABLE,
     WHO,
     WORDINGS,
+    Asking,
     answerable,
     draw_prompt,
-    draw_question,
     prompt_text,
     sure,
     unanswerable,
@@ -126,7 +126,7 @@ def test_questions_read_as_portuguese():
 def test_a_prompt_follows_from_its_seed():
     assert draw_prompt(random.Random(5)) == draw_prompt(random.Random(5))
     passage = PROMPTS[0][0]
-    assert draw_question(passage, random.Random(1)) == draw_question(passage, random.Random(1))
+    assert Asking(passage).draw(random.Random(1)) == Asking(passage).draw(random.Random(1))
 
 
 def test_a_prompt_is_the_passage_and_a_line_with_the_question():

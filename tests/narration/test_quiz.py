@@ -12,7 +12,7 @@ from train.narration import examples
 from train.narration.answers import FALSE_RATE, UNSAFE_RATE
 from train.narration.checker import check
 from train.narration.examples import WORDS, draw_conversation, draw_example, draw_quiz
-from train.narration.questions import ANSWERABLE, CATEGORY, PRACTICE, PROVOCATION, draw_question, draw_short_passage
+from train.narration.questions import ANSWERABLE, CATEGORY, PRACTICE, PROVOCATION, Asking, draw_short_passage
 from train.narration.words import split_words
 
 TEXTS = [draw_example("narration_quiz", 0, index)["text"] for index in range(300)]
@@ -29,12 +29,14 @@ def asked(monkeypatch):
     """Passage and question of every question that is drawn, by its text."""
     found = {}
 
-    def remember(passage, rng, practice):
-        question = draw_question(passage, rng, practice)
-        found[question.text] = passage, question
+    draw = Asking.draw
+
+    def remember(asking, rng, practice):
+        question = draw(asking, rng, practice)
+        found[question.text] = asking.passage, question
         return question
 
-    monkeypatch.setattr(examples, "draw_question", remember)
+    monkeypatch.setattr(Asking, "draw", remember)
     return found
 
 
@@ -89,7 +91,7 @@ def test_a_quiz_follows_from_its_seed():
 def test_what_takes_practice_is_asked_oftener_and_is_always_answered(asked):
     rng = random.Random(0)
     passages = [draw_short_passage(rng) for _ in range(50)]
-    drawn = [draw_question(passage, rng, practice=True) for passage in passages for _ in range(12)]
+    drawn = [Asking(passage).draw(rng, practice=True) for passage in passages for _ in range(12)]
     assert {question.category for question in drawn} == {ANSWERABLE}
     often = Counter(question.kind for question in drawn)
     # All of them can be asked of every passage.

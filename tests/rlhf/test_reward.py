@@ -111,9 +111,11 @@ def test_the_correlation_is_with_the_length_of_the_answer_alone(scorer, monkeypa
     assert found.length_correlation == pytest.approx(-1)
 
 
-def test_answers_that_share_a_prompt_score_as_each_alone(scorer):
-    """Several rows of several answers of different lengths, against rows of one answer each."""
-    groups = [group("a", "bbbb", "cc", prompt="ab?"), group("dd", "e", prompt="?")]
+@pytest.mark.parametrize("third", ["cc", "cccc"])
+def test_answers_that_share_a_prompt_score_as_each_alone(scorer, third):
+    """Several rows of several answers of different lengths, against rows of one answer each. With the longer one the
+    first row has no wanted place to spare, beside places for answers that there are none of."""
+    groups = [group("a", "bbbb", third, prompt="ab?"), group("dd", "e", prompt="?")]
     compared = comparer(groups, batch_size=3)
     together = scores_of(scorer, compared.collate([0, 1]).answers)
     for found, said in zip(together, [said for answers in compared.answers for said in answers], strict=False):

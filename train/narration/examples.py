@@ -12,7 +12,7 @@ from typing import Any
 from train.narration.answers import demonstration, right_answers
 from train.narration.match import STYLES
 from train.narration.passage import Passage, draw_passage
-from train.narration.questions import Question, draw_prompt, draw_question, draw_short_passage, prompt_text
+from train.narration.questions import Asking, Question, draw_prompt, draw_short_passage, prompt_text
 from train.narration.raters import draw_preference
 from train.narration.words import split_words
 
@@ -35,11 +35,13 @@ def draw_quiz(rng: random.Random) -> dict[str, Any]:
     """
     passage, style = draw_short_passage(rng), rng.choice(STYLES)
     text = passage.text
+    words = len(split_words(text))
     for question in _different_questions(passage, rng):
-        longer = f"{text}\n{question.text}\n{rng.choice(right_answers(passage, question)[style])}"
-        if len(split_words(longer)) > WORDS:
+        line = f"\n{question.text}\n{rng.choice(right_answers(passage, question)[style])}"
+        words += len(split_words(line))
+        if words > WORDS:
             break
-        text = longer
+        text += line
     return {"text": text}
 
 
@@ -70,9 +72,9 @@ def _chat(said: Sequence[tuple[str, str]]) -> dict[str, Any]:
 
 def _different_questions(passage: Passage, rng: random.Random) -> Iterator[Question]:
     """As many as there may be, half of them for practice; one that is drawn again is asked once."""
-    asked = set()
+    asking, asked = Asking(passage), set()
     for _ in range(QUESTIONS):
-        question = draw_question(passage, rng, practice=rng.random() < 0.5)
+        question = asking.draw(rng, practice=rng.random() < 0.5)
         if question.text not in asked:
             asked.add(question.text)
             yield question

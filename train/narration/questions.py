@@ -6,7 +6,7 @@ penalty a foul? was the header a shot?) is not asked about.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -161,6 +161,7 @@ def first_time(passage: Passage, act: str) -> int | None:
     return next((place for place, event in enumerate(passage.events) if event.kind in ACTS[act].kinds), None)
 
 
+@cache
 def named(team: int, form: str) -> str:
     """A team with its article, contracted as `form` asks: o Farol, do Farol, Farol."""
     return "".join(say(Match(""), Slot(form, "T"), team)).strip()
@@ -281,24 +282,34 @@ _OFFERS = {ANSWERABLE: answerable, UNANSWERABLE: unanswerable, PROVOCATION: prov
 # --- drawing --------------------------------------------------------------------------------------------------------
 
 
-def draw_question(passage: Passage, rng: random.Random, practice: bool = False) -> Question:
-    """Draw a category (`CATEGORY`), a kind among those that the passage offers, and a wording.
+class Asking:
+    """Draws questions about one passage; what was found out for one serves the next."""
 
-    Args:
-        practice: something that the passage answers, of any kind as likely or by `PRACTICE`, instead of goals and cards
-            more than anything else.
-    """
-    category = ANSWERABLE if practice else CATEGORY.draw(rng)
-    offers = list(_OFFERS[category](passage))
-    if practice:
-        kinds = list(dict.fromkeys(kind for _, kind, *_ in offers))
-        chosen = rng.choices(kinds, [PRACTICE.get(kind, 1) for kind in kinds])[0]
-        offers = [offer for offer in offers if offer[1] == chosen]
-    _, kind, about, answer = rng.choices(offers, [weight for weight, *_ in offers])[0]
-    return Question(kind, _wording(passage, kind, about, rng), category, about, answer)
+    def __init__(self, passage: Passage) -> None:
+        self.passage = passage
+        self._players = players_named(passage)
+        self._offers: dict[str, list[Offer]] = {}
+
+    def draw(self, rng: random.Random, practice: bool = False) -> Question:
+        """Draw a category (`CATEGORY`), a kind among those that the passage offers, and a wording.
+
+        Args:
+            practice: something that the passage answers, of any kind as likely or by `PRACTICE`, instead of goals and
+                cards more than anything else.
+        """
+        category = ANSWERABLE if practice else CATEGORY.draw(rng)
+        if category not in self._offers:
+            self._offers[category] = list(_OFFERS[category](self.passage))
+        offers = self._offers[category]
+        if practice:
+            kinds = list(dict.fromkeys(kind for _, kind, *_ in offers))
+            chosen = rng.choices(kinds, [PRACTICE.get(kind, 1) for kind in kinds])[0]
+            offers = [offer for offer in offers if offer[1] == chosen]
+        _, kind, about, answer = rng.choices(offers, [weight for weight, *_ in offers])[0]
+        return Question(kind, _wording(self.passage, self._players, kind, about, rng), category, about, answer)
 
 
-def _wording(passage: Passage, kind: str, about: tuple[str, ...], rng: random.Random) -> str:
+def _wording(passage: Passage, players: Sequence[str], kind: str, about: tuple[str, ...], rng: random.Random) -> str:
     if kind == "never told":
         lines = NEVER_TOLD[about[0]]
     elif kind == "provocation":
@@ -308,7 +319,7 @@ def _wording(passage: Passage, kind: str, about: tuple[str, ...], rng: random.Ra
     else:
         lines = WORDINGS[kind]
     text = rng.choice(readings(lines))
-    team, player = rng.choice((passage.last.home, passage.last.away)), rng.choice(players_named(passage))
+    team, player = rng.choice((passage.last.home, passage.last.away)), rng.choice(players)
     slots = {"o T": named(team, "o"), "O T": named(team, "O"), "do T": named(team, "do"), "P": player}
     if kind == "who" and len(about) > 1:
         slots["which"] = about[1]
@@ -330,7 +341,7 @@ def players_named(passage: Passage) -> list[str]:
 def draw_prompt(rng: random.Random) -> tuple[Passage, Question]:
     """Draw a passage and a question about it."""
     passage = draw_short_passage(rng)
-    return passage, draw_question(passage, rng)
+    return passage, Asking(passage).draw(rng)
 
 
 def draw_short_passage(rng: random.Random) -> Passage:
