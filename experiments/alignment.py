@@ -58,9 +58,8 @@ def over_batches(
     Args:
         of_batch: from indices of rows to arrays with `each` rows for each.
         advance: told how many rows more are done.
-        most: rows of what it makes at a time.
+        most: rows of what it makes in a batch.
     """
-
     first, *others = batches(count, max(1, most // each))
     mesh = jax.sharding.get_mesh()  # of this thread; another has none
 
@@ -68,10 +67,11 @@ def over_batches(
         with jax.set_mesh(mesh):
             return jax.device_get(of_batch(which))
 
-    parts = [made(first)]  # alone: it compiles the program
+    parts = [made(first)]  # before the others, which take the program that it compiles
     advance(each * len(first))
-    alone = jax.devices()[0].platform != "cpu" or mesh.size > 1
-    with ThreadPoolExecutor(1 if alone else AT_ONCE) as pool:
+    # Of two programs on the same devices each may wait for the other's part of a sum; an accelerator is busy with one.
+    workers = AT_ONCE if jax.devices()[0].platform == "cpu" and mesh.size <= 1 else 1
+    with ThreadPoolExecutor(workers) as pool:
         for which, part in zip(others, pool.map(made, others), strict=True):
             advance(each * min(len(which), count - len(first) * len(parts)))
             parts.append(part)
@@ -170,7 +170,8 @@ def divergence(answers: Answers, of: Trained, other: Trained) -> float | None:
         part: Rollout = jax.tree.map(itemgetter(which), answers.rollout)
         return jnp.where(part.mask, part.log_probs - log_probs(other.params, part)[0], 0).sum(axis=1)
 
-    found = float(over_batches(of_batch, len(answers.texts)).astype(np.float64).mean())
+    # Logits of all tokens of a batch are held, and of so many batches.
+    found = float(over_batches(of_batch, len(answers.texts), most=BATCH // AT_ONCE).astype(np.float64).mean())
     return found if np.isfinite(found) else None
 
 

@@ -70,7 +70,7 @@ def attention_mask(
 class Seen(NamedTuple):
     """Some of the tokens that queries may see. Of fewer rows than queries each serves several, one after the other."""
 
-    key: Float[Array, "G K S H"]
+    key: Float[Array, "G K H S"]
     value: Float[Array, "G K S H"]
     mask: Bool[Array, "B T S"]
 
@@ -85,14 +85,14 @@ def attend(query: Float[Array, "B T N H"], *seen: Seen) -> Float[Array, "B T N H
     rows = grouped.reshape(batch, heads, -1, head_dim)
     scores = [_scores(rows, part) for part in seen]
     weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(query.dtype)
-    ends = np.cumsum([part.key.shape[2] for part in seen])[:-1]
+    ends = np.cumsum([part.key.shape[3] for part in seen])[:-1]
     each = zip(jnp.split(weights, ends, axis=-1), seen, strict=True)
     out = reduce(jnp.add, (_product(own, part.value, query.dtype) for own, part in each))
     return out.reshape(grouped.shape).swapaxes(1, 2).reshape(query.shape)
 
 
 def _scores(rows: Float[Array, "B K R H"], seen: Seen) -> Float[Array, "B K R S"]:
-    scores = _product(rows, seen.key.swapaxes(2, 3), wide(rows.dtype)) * rows.shape[-1] ** -0.5
+    scores = _product(rows, seen.key, wide(rows.dtype)) * rows.shape[-1] ** -0.5
     visible = jnp.repeat(seen.mask, rows.shape[2] // seen.mask.shape[1], axis=1)[:, None]
     return jnp.where(visible, scores, jnp.finfo(scores.dtype).min)
 
@@ -153,7 +153,7 @@ class Attention(nn.Module):
             window = jnp.asarray([c.window(index) for index in range(c.layers)])[layer]
         if cache is None:
             mask = attention_mask(own_positions, key_positions, own_segments, key_segments, window)
-            out = attend(query, Seen(key, value, mask))
+            out = attend(query, Seen(key.swapaxes(2, 3), value, mask))
         else:
             cache = self._extended(cache, layer, positions, key, value)
             out = attend(query, *_cached(cache, layer, own_positions, window))
@@ -198,7 +198,7 @@ def _cached(
         slots = jnp.arange(part.values.shape[3])
         segments = jnp.where(slots < real[:, None], 0, -1)
         mask = attention_mask(positions, starts[:, None] + slots, jnp.zeros_like(positions), segments, window)
-        keys = part.keys[layer] if part is cache else part.keys[layer].swapaxes(2, 3)
+        keys = part.keys[layer].swapaxes(2, 3) if isinstance(part, KVCache) else part.keys[layer]
         return Seen(keys, part.values[layer], mask)
 
     nowhere, everything = (jnp.full_like(positions[:, 0], end) for end in (0, cache.keys.shape[3]))

@@ -65,11 +65,11 @@ class ChatTemplate:
                 tokens += ids
                 by_assistant += [ends_turn] * len(ids)
             else:
-                ids, specials = _encode_marked(tokenizer, piece)
-                tokens += ids
+                marked, specials = _encode_marked(tokenizer, piece)
+                tokens += marked
                 # Up to the first special token, which ends the turn; up to the first token where there is none.
                 last = specials[0] if specials else 0
-                by_assistant += [ends_turn and place <= last for place in range(len(ids))]
+                by_assistant += [ends_turn and place <= last for place in range(len(marked))]
         if seen != list(range(len(messages))):
             raise UserError("the chat template does not say every message once and in order.")
         return ChatTokens(tokens, by_assistant)
@@ -121,7 +121,7 @@ def _compiled(text: str) -> Any:
 
 
 @functools.lru_cache(maxsize=64)
-def _encode_marked(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
+def _encode_marked(tokenizer: Tokenizer, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Ids of a template's own text, special tokens by their names, and the places of those."""
     names = {token.content: index for index, token in tokenizer.inner.get_added_tokens_decoder().items()}
     pieces = re.split("(" + "|".join(map(re.escape, sorted(names, key=len, reverse=True))) + ")", text)
@@ -131,4 +131,4 @@ def _encode_marked(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int
         if piece in names:
             specials.append(len(ids))
         ids += [names[piece]] if piece in names else tokenizer.encode(piece)
-    return ids, specials
+    return tuple(ids), tuple(specials)

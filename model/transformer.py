@@ -156,11 +156,11 @@ class Transformer(nn.Module):
             (x, cache), _ = self.layers((x, cache), numbers, *after)
             x = pick(x, wanted)
         else:
-            block = self.block(c, self.rules, self.dtype, parent=None)
+            block = jax.jit(self.block(c, self.rules, self.dtype, parent=None).apply)  # traced for two layers
             for layer in range(c.layers):
                 own = {"params": jax.tree.map(itemgetter(layer), self.layers.variables["params"])}
                 places = wanted if layer == c.layers - 1 else None
-                (x, cache), _ = block.apply(own, (x, cache), numbers[layer], *after, places)
+                (x, cache), _ = block(own, (x, cache), numbers[layer], *after, places)
         x = self.final_norm(x) if c.norm_position == "pre" else x
         return constrain(x, self.rules, "batch", "sequence", None), cache
 

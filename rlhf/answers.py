@@ -1,6 +1,6 @@
 """Answers in rows that a model reads at once: each after its prompt, and several after the same where they share it.
 
-Letters: N answers, B rows of T tokens, R the most tokens of an answer.
+Letters: N answers, B rows of T tokens, R the most tokens of an answer, W wanted places of a row, U after the first.
 """
 
 from typing import Any, NamedTuple
@@ -41,11 +41,15 @@ class Answers(NamedTuple):
         seen = jnp.pad(jnp.asarray(self.places)[:, :-1], ((0, 0), (1, 0)))
         return per_token[jnp.asarray(self.rows)[:, None], seen]
 
-    def said(self) -> tuple[Int[Array, "B V"], Int[Array, "B V"]]:
+    def said(self) -> tuple[Int[Array, "B U"], Int[Array, "B U"]]:
         """The tokens at the wanted places after the prompt's, and the wanted place from which each was drawn."""
-        before = jnp.zeros_like(self.wanted) + jnp.arange(-1, self.wanted.shape[1] - 1)
-        before = before.at[self.rows, self.places[:, 0]].set(0)  # what has no answer points at place 0, left out here
+        one_before = jnp.zeros_like(self.wanted) + jnp.arange(-1, self.wanted.shape[1] - 1)
+        before = one_before.at[self.rows, self.places[:, 0]].set(0)
         return pick(jnp.asarray(self.tokens), jnp.asarray(self.wanted))[:, 1:], before[:, 1:]
+
+    def of_answers(self, per_said: Float[Array, "B U"]) -> Float[Array, "N R"]:
+        """What stands at each token of an answer; 0 on padding."""
+        return jnp.where(self.inside, per_said[self.rows[:, None], self.places - 1], 0)
 
 
 def one_a_row(

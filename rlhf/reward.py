@@ -94,7 +94,7 @@ class Comparer:
         """The comparisons of some prompts, padded to one of few shapes."""
         count, pairs = self.batch_size * self.most_answers, self.batch_size * self.most_pairs
         width = rounded(int(self.lengths[list(places)].max()))
-        most_said = rounded(int(self.sizes[self.lengths <= width].max()))
+        most_said = rounded(int(self.sizes[self.lengths <= width].max()))  # one shape a width, whichever prompts come
         tokens, positions, segments = np.zeros((3, self.batch_size, width), np.int32)
         wanted = np.zeros((self.batch_size, 1 + most_said), np.int32)
         rows = np.zeros(count, np.int32)

@@ -64,9 +64,8 @@ def score(
     model: Transformer, params: RewardModel, answers: Answers, expected: Float[AnyArray, "N"] | None = None
 ) -> Float[Array, "N K"]:
     """What each head makes of each answer. `expected`, their `log_likelihoods` under the reference, may be known."""
-    scorer, number = params.scorer, jnp.arange(len(answers.rows))
-    hidden = answers.read(model, scorer.trunk)
-    last = jnp.asarray(answers.places)[number, jnp.asarray(answers.inside).sum(axis=1) - 1]
+    scorer, hidden = params.scorer, answers.read(model, params.scorer.trunk)
+    last = jnp.max(jnp.where(answers.inside, answers.places, 0), axis=1)
     if expected is None:
         expected = log_likelihoods(model, params.reference, answers)
     likelier = jnp.minimum(log_likelihoods(model, scorer.trunk, answers, hidden) - expected, MOST_LIKELIER)
@@ -75,19 +74,18 @@ def score(
 
 
 def log_likelihoods(
-    model: Transformer, params: Any, answers: Answers, hidden: Float[Array, "B T D"] | None = None
+    model: Transformer, params: Any, answers: Answers, hidden: Float[Array, "B W D"] | None = None
 ) -> Float[Array, "N"]:
     """Nats of each answer under a model, given its prompt.
 
     Args:
         hidden: the model's, where it has been computed already.
     """
-    if hidden is None:
-        hidden = answers.read(model, params)
+    hidden = answers.read(model, params) if hidden is None else hidden
     unembedding = model.apply({"params": params}, method="unembedding")
     said, before = answers.said()
     losses = cross_entropy(pick(hidden, before), unembedding, said, VOCAB_CHUNK)  # not of every answer's padding
-    return -jnp.sum(jnp.where(answers.inside, losses[answers.rows[:, None], answers.places - 1], 0), axis=1)
+    return -jnp.sum(answers.of_answers(losses), axis=1)
 
 
 def combined(scores: Float[Array, "*B K"], how: Literal["mean", "min"]) -> Float[Array, "*B"]:

@@ -125,8 +125,14 @@ def test_questions_read_as_portuguese():
 
 def test_a_prompt_follows_from_its_seed():
     assert draw_prompt(random.Random(5)) == draw_prompt(random.Random(5))
-    passage = PROMPTS[0][0]
-    assert Asking(passage).draw(random.Random(1)) == Asking(passage).draw(random.Random(1))
+
+
+@pytest.mark.parametrize("passage", [passage for passage, _ in PROMPTS[:10]])
+def test_questions_about_one_passage_are_those_that_each_would_be_alone(passage):
+    one, rngs = Asking(passage), [random.Random(1), random.Random(1)]
+    for number in range(20):
+        practice = number % 3 == 0
+        assert one.draw(rngs[0], practice) == Asking(passage).draw(rngs[1], practice)
 
 
 def test_a_prompt_is_the_passage_and_a_line_with_the_question():

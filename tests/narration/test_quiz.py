@@ -31,7 +31,7 @@ def asked(monkeypatch):
 
     draw = Asking.draw
 
-    def remember(asking, rng, practice):
+    def remember(asking, rng, practice=False):
         question = draw(asking, rng, practice)
         found[question.text] = asking.passage, question
         return question

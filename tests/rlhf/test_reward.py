@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from model.chat import ChatTemplate, Message
@@ -310,6 +311,21 @@ def test_models_of_other_lengths_and_rates_take_the_same_program_after_a_first_s
     np.testing.assert_allclose(2 * moves[0], moves[1], rtol=1e-3, atol=1e-7)
     assert np.abs(moves[0]).max() > 1e-3
     assert programs[0] == programs[1]
+
+
+@pytest.mark.parametrize("rise", [0, 3, 8, 20])
+def test_the_rate_rises_and_falls_in_lines(trunk, monkeypatch, rise):
+    """Against Optax's schedules; a rise that is longer than the stage ends with it."""
+    rates = []
+    monkeypatch.setattr("rlhf.reward.reward_step", lambda state, batch, rate, *_: (state, rates.append(rate) or 0, 0))
+    config = RewardConfig(steps=8, batch_size=2, warmup_steps=rise, learning_rate=0.5)
+    trainer = RewardTrainer(MODEL, config, comparer([group("a", "b")], batch_size=2))
+    state = trainer.initial(trunk, seed=0)
+    for number in range(1, config.steps):
+        trainer.take_step(state, number)
+    up, down = optax.linear_schedule(0.0, 0.5, min(rise, 8)), optax.linear_schedule(0.5, 0.0, max(8 - rise, 1))
+    schedule = optax.join_schedules([up, down], [min(rise, 8)])
+    np.testing.assert_allclose(rates, [schedule(step) for step in range(7)], rtol=1e-6)
 
 
 def test_lengths_are_rounded_to_two_steps_an_octave():

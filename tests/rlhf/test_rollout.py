@@ -185,7 +185,7 @@ def test_each_token_is_read_where_it_was_drawn_from(each):
     assert np.array_equal(before[..., 0][mask], [4, 5, 4, 5, 5, 7])
     assert np.array_equal(before[..., 1][mask], [1, 2, 1, 0, 0, 1])
     said, places = answers.said()
-    of_each = [np.asarray(x)[answers.rows[:, None], answers.places - 1][mask] for x in (said, places)]
+    of_each = [np.asarray(answers.of_answers(x.astype(float)))[mask] for x in (said, places)]
     assert np.array_equal(of_each[0], [5, 6, 7, 6, 7, 8])
     assert np.array_equal(np.asarray(answers.wanted)[np.asarray(answers.rows), 0], [1, 1, 0, 0])
     assert np.array_equal(of_each[1], [0, 1, 0, 0, 0, 1] if each == 1 else [0, 1, 0, 0, 0, 3])

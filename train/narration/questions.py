@@ -6,7 +6,7 @@ penalty a foul? was the header a shot?) is not asked about.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -306,29 +306,28 @@ class Asking:
             chosen = rng.choices(kinds, [PRACTICE.get(kind, 1) for kind in kinds])[0]
             offers = [offer for offer in offers if offer[1] == chosen]
         _, kind, about, answer = rng.choices(offers, [weight for weight, *_ in offers])[0]
-        return Question(kind, _wording(self.passage, self._players, kind, about, rng), category, about, answer)
+        return Question(kind, self._wording(kind, about, rng), category, about, answer)
 
-
-def _wording(passage: Passage, players: Sequence[str], kind: str, about: tuple[str, ...], rng: random.Random) -> str:
-    if kind == "never told":
-        lines = NEVER_TOLD[about[0]]
-    elif kind == "provocation":
-        lines = PROVOCATIONS[about[0]]
-    elif kind == "who":
-        lines = WORDINGS["who of several"] if len(about) > 1 else WHO[about[0]]
-    else:
-        lines = WORDINGS[kind]
-    text = rng.choice(readings(lines))
-    team, player = rng.choice((passage.last.home, passage.last.away)), rng.choice(players)
-    slots = {"o T": named(team, "o"), "O T": named(team, "O"), "do T": named(team, "do"), "P": player}
-    if kind == "who" and len(about) > 1:
-        slots["which"] = about[1]
-    elif about and about[0] in ACTS:
-        act = ACTS[about[0]]
-        slots |= {"one": act.one, "many": act.many, "quantos": "Quantas" if act.article == "a" else "Quantos"}
-        slots |= {"a": one_of(about[0]), "A": capital(one_of(about[0]))}
-        slots |= {"b": one_of(about[-1]), "do_b": f"d{one_of(about[-1])}"}
-    return text.format_map(slots)
+    def _wording(self, kind: str, about: tuple[str, ...], rng: random.Random) -> str:
+        if kind == "never told":
+            lines = NEVER_TOLD[about[0]]
+        elif kind == "provocation":
+            lines = PROVOCATIONS[about[0]]
+        elif kind == "who":
+            lines = WORDINGS["who of several"] if len(about) > 1 else WHO[about[0]]
+        else:
+            lines = WORDINGS[kind]
+        text = rng.choice(readings(lines))
+        team, player = rng.choice((self.passage.last.home, self.passage.last.away)), rng.choice(self._players)
+        slots = {"o T": named(team, "o"), "O T": named(team, "O"), "do T": named(team, "do"), "P": player}
+        if kind == "who" and len(about) > 1:
+            slots["which"] = about[1]
+        elif about and about[0] in ACTS:
+            act = ACTS[about[0]]
+            slots |= {"one": act.one, "many": act.many, "quantos": "Quantas" if act.article == "a" else "Quantos"}
+            slots |= {"a": one_of(about[0]), "A": capital(one_of(about[0]))}
+            slots |= {"b": one_of(about[-1]), "do_b": f"d{one_of(about[-1])}"}
+        return text.format_map(slots)
 
 
 def players_named(passage: Passage) -> list[str]:
