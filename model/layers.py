@@ -38,6 +38,11 @@ def parameter(
     return jnp.asarray(module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32), dtype)
 
 
+def look_up(table: Float[Array, "V D"], ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    """Rows of a table. In bfloat16 a gradient that many places share would stop growing: it adds up in float32."""
+    return table.astype(wide(table.dtype))[ids].astype(table.dtype)
+
+
 def weight_init(config: ModelConfig, kind: Kind) -> Initializer:
     """Normal, as GPT-2 does; how wide, the parametrization says."""
     return nn.initializers.normal(init_std(config, kind))

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from model.attention import Attention, KVCache, pick
 from model.config import ModelConfig, ShardingRules
-from model.layers import FeedForward, Norm, Rotation, parameter, rotation, sinusoids, weight_init, wide
+from model.layers import FeedForward, Norm, Rotation, look_up, parameter, rotation, sinusoids, weight_init, wide
 from model.moe import MixtureOfExperts
 from model.parametrization import embedding_scale, logit_scale, residual_scale
 from model.sharding import constrain, logical_axes
@@ -143,12 +143,12 @@ class Transformer(nn.Module):
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         if segments is None:
             segments = jnp.zeros_like(tokens)
-        x = constrain(self.embedding[tokens], self.rules, "batch", "sequence", None)
+        x = constrain(look_up(self.embedding, tokens), self.rules, "batch", "sequence", None)
         if c.positions == "sinusoidal":
             # Vaswani et al. 2017, section 3.4: the embedding is scaled up to the size of the sinusoids.
             x = x * embedding_scale(c) + sinusoids(positions, c.width).astype(self.dtype)
         elif c.positions == "learned":
-            x = x + self.position_embedding[positions]
+            x = x + look_up(self.position_embedding, positions)
         x = constrain(x, self.rules, "batch", "residual", None)
         turns = rotation(c, positions) if c.positions == "rope" else None
         numbers, after = jnp.arange(c.layers), (positions, segments, turns)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from model.config import ModelConfig
-from model.layers import FeedForward, Norm, rope_frequencies, rotate, rotation, sinusoids
+from model.layers import FeedForward, Norm, look_up, rope_frequencies, rotate, rotation, sinusoids
 from model.presets import PRESETS
 from tests.oracles.rope import llama31_frequencies
 
@@ -91,6 +91,14 @@ def test_norm_statistics_of_bfloat16_are_float32():
     out = layer.apply(params, x)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(jnp.float32), layer.apply(params, x.astype(jnp.float32)), atol=0.02)
+
+
+def test_gradients_of_a_row_that_is_looked_up_often_add_up():
+    # In bfloat16, which keeps 8 bits, 256 + 1 is 256.
+    table, ids = jnp.zeros((3, 2), jnp.bfloat16), jnp.array([[0] * 5000 + [2] * 3])
+    grads = jax.grad(lambda table: look_up(table, ids).astype(jnp.float32).sum())(table)
+    assert grads.dtype == look_up(table, ids).dtype == jnp.bfloat16
+    np.testing.assert_allclose(grads.astype(jnp.float32), [[5000, 5000], [0, 0], [3, 3]], rtol=2**-8)
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "swiglu"])

@@ -203,6 +203,17 @@ def test_bfloat16_computes_close_to_float32_and_gives_float32_logits(family):
     assert 0 < np.abs(rough - exact).max() < 0.05 * np.abs(exact).max()
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])  # an embedding that is learned for each place, and none
+def test_bfloat16_gradients_of_what_many_places_share_are_as_exact_as_the_others(family):
+    model, params = model_and_parameters(FAMILIES[family])
+    tokens = jnp.tile(random_tokens(1, 8), (600, 1))  # added up in bfloat16, 600 equal terms come to 256
+    exact, _ = gradient_and_outputs(model, params, tokens)
+    rough, _ = gradient_and_outputs(Transformer(FAMILIES[family], dtype=jnp.bfloat16), params, tokens)
+    for name in {"embedding", "position_embedding"} & params.keys():
+        error = np.linalg.norm(rough[name] - exact[name]) / np.linalg.norm(exact[name])
+        assert 0 < error < 0.05, name
+
+
 @pytest.mark.parametrize("family", ["vaswani2017", "gpt3", "llama"])  # gpt2 has nothing that gpt3 lacks
 def test_float64_gradient_matches_finite_differences(family):
     model, params = model_and_parameters(FAMILIES[family])
