@@ -76,15 +76,9 @@ class _Lanes(Session):
         return place(_stack(states), self.along)
 
     def of_each(self, tree: Any) -> list[Any]:
-        """What is on devices comes to be on one, as a run alone has it."""
+        """On the host, from where Orbax writes many small arrays in half the time."""
         host = jax.device_get(tree)
-
-        def lane(index: int) -> Any:
-            return jax.tree.map(
-                lambda x, there: jax.device_put(x[index]) if isinstance(there, jax.Array) else x[index], host, tree
-            )
-
-        return [lane(index) for index in range(len(self.records))]
+        return [jax.tree.map(lambda x, lane=lane: x[lane, ...], host) for lane in range(len(self.records))]
 
     def batches(self, start: int) -> Iterator[list[Batch]]:
         """Those of the same seed have the same one."""

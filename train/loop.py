@@ -23,7 +23,7 @@ from train.config import TrainConfig
 from train.distributed import process_count
 from train.evaluation import evaluate
 from train.objective import next_token_loss
-from train.optimizer import hyperparameters, learning_rate
+from train.optimizer import hyperparameters
 from train.progress import bar, say
 from train.record import Counts, Diverged, Enough, Record, Workbench
 from train.step import TrainState, abstract_state, as_given, batch_sharding, compile_step, init_state, place
@@ -159,7 +159,7 @@ class Session:
 
     def sample(self, params: Any) -> None:
         """Write each run's sample."""
-        each = self.of_each(params)
+        each = jax.device_put(self.of_each(params))
         for index, record in self._running():
             record.sample(record.say(each[index]))
 
@@ -201,13 +201,10 @@ class Session:
                     continue
                 self._check_healthy(metrics)
                 found, notes = self.of_each(jax.device_get(metrics)), []
-                # Updates that were skipped do not move the optimizer's own count.
-                schedule = learning_rate(config, self.numbers, self.numbers.learning_rate)
-                rates = np.atleast_1d(schedule(step - 1 - np.asarray(metrics["skipped"])))
                 window = self._tick() - window_start
                 for index, record in self._running():
                     write = last or step % config.log_every == 0
-                    note = record.log(found[index], own[index], float(rates[index]), write)
+                    note = record.log(found[index], own[index], write)
                     notes.append(f"{note}  {record.log_speed(window)}")
                 advance(note=notes[0] + (f"  (of {len(notes)} runs the first)" if notes[1:] else ""))
                 self.look(state, last)

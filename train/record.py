@@ -106,12 +106,11 @@ class Record:
                 f"Try a lower train.learning_rate than {self.bench.config.learning_rate:g} in another --run-dir."
             )
 
-    def log(self, metrics: Mapping[str, Any], batch: Batch, rate: float, write: bool) -> str:
+    def log(self, metrics: Mapping[str, Any], batch: Batch, write: bool) -> str:
         """Write the step's line; returns what the progress bar shows."""
         row = {name: value.item() for name, value in metrics.items() if name != "skipped_in_a_row"}
         nats = row["loss"] * float(batch.weights.sum())
         row["bits_per_byte"] = bits_per_byte(nats, text_bytes(batch, self.byte_lengths))
-        row["learning_rate"] = rate
         if write:
             self.logs.learned({"step": self.counts.step, "tokens": self.counts.tokens, **row})
         skipped = f"  {row['skipped']} skipped" if row["skipped"] else ""
@@ -128,6 +127,7 @@ class Record:
 
     def evaluated(self, found: Mapping[str, Any]) -> None:
         """Write an evaluation's line, and tell who watches."""
+        found = {name: float(value) for name, value in found.items()}
         self.logs.learned({"step": self.counts.step, "tokens": self.counts.tokens, **found})
         if self.bench.watch:
             try:

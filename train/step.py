@@ -19,7 +19,7 @@ from model.transformer import Transformer, named_shapes
 from train.batches import Batch
 from train.config import TrainConfig
 from train.objective import training_loss
-from train.optimizer import Hyperparameters, make_optimizer
+from train.optimizer import Hyperparameters, learning_rate, make_optimizer
 
 Metrics = dict[str, Float[Array, ""]]
 Arrays = TypeVar("Arrays")  # a tree of them
@@ -110,20 +110,17 @@ def train_step(
         lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
     )
     bad = 1 - finite.astype(jnp.int32)
-    new_state = TrainState(
-        step=state.step + 1,
-        params=params,
-        opt_state=opt_state,
-        skipped=state.skipped + bad,
-        skipped_in_a_row=(state.skipped_in_a_row + 1) * bad,
-    )
+    skipped, in_a_row = state.skipped + bad, (state.skipped_in_a_row + 1) * bad
+    new_state = TrainState(state.step + 1, params, opt_state, skipped, in_a_row)
     if "expert_load" in found:
         found["largest_load"] = found.pop("expert_load").max()
     metrics = {
         **found,
         "grad_norm": grad_norm,
-        "skipped": new_state.skipped,
-        "skipped_in_a_row": new_state.skipped_in_a_row,
+        # Updates that are left out do not move the optimizer's own count.
+        "learning_rate": learning_rate(config, numbers, numbers.learning_rate)(state.step - state.skipped),
+        "skipped": skipped,
+        "skipped_in_a_row": in_a_row,
     }
     return new_state, metrics
 

@@ -68,13 +68,15 @@ def test_a_loss_that_is_not_finite_skips_the_update_and_is_counted():
     after, metrics, _ = run_steps([BATCHES[0], poisoned, BATCHES[2]])
     assert (int(after.step), int(after.skipped), int(after.skipped_in_a_row)) == (3, 1, 0)
     assert worst(clean.params, after.params) > 0
+    # Half of the warm-up's two steps, then the peak, which the update that was left out did not use up.
+    assert [row["learning_rate"] for row in metrics] == pytest.approx([1.5e-3, 3e-3, 3e-3], rel=1e-6)
 
 
 def test_training_lowers_the_loss_of_what_it_sees():
     _, metrics, _ = run_steps([BATCHES[0]] * 20)
     assert metrics[0]["loss"] == pytest.approx(np.log(CONFIG.vocab_size), rel=0.02)
     assert metrics[-1]["loss"] < 0.85 * metrics[0]["loss"]
-    assert metrics[0].keys() == {"loss", "grad_norm", "skipped", "skipped_in_a_row"}
+    assert metrics[0].keys() == {"loss", "grad_norm", "learning_rate", "skipped", "skipped_in_a_row"}
 
 
 def test_muon_trains_too():
