@@ -7,11 +7,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.initializers import zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from model.config import ModelConfig, ShardingRules
-from model.layers import Norm, Rotation, parameter, rotate, weight_init, wide
+from model.layers import Norm, Rotation, add_bias, parameter, rotate, weight_init, wide
 from model.sharding import constrain
 
 
@@ -134,9 +135,8 @@ class Attention(nn.Module):
         wanted: Int[Array, "B W"] | None = None,
     ) -> tuple[Float[Array, "B W D"], KVCache | None]:
         c = self.config
-        asking, own_turns, own_positions, own_segments = jax.tree.map(
-            lambda each: pick(each, wanted), (x, turns, positions, segments)
-        )
+        picked = jax.tree.map(lambda each: pick(each, wanted), (x, turns, positions, segments))
+        asking, own_turns, own_positions, own_segments = picked
         query = self._project(asking, "query", "heads", c.heads)
         key = self._project(x, "key", "kv_heads", c.key_value_heads)
         value = self._project(x, "value", "kv_heads", c.key_value_heads)
@@ -161,7 +161,7 @@ class Attention(nn.Module):
         kernel = parameter(self, "output", shape, axes, weight_init(c, "residual"), self.dtype)
         out = jnp.einsum("BTNH,NHD->BTD", out, kernel)
         if c.attention_bias:
-            out = out + parameter(self, "output_bias", (c.width,), ("embed",), nn.initializers.zeros, self.dtype)
+            out = add_bias(out, parameter(self, "output_bias", (c.width,), ("embed",), zeros, wide(self.dtype)))
         return out, cache
 
     def _extended(
@@ -184,8 +184,7 @@ class Attention(nn.Module):
         kernel = parameter(self, name, (c.width, heads, c.head_dim), axes, weight_init(c, "hidden"), self.dtype)
         x = jnp.einsum("BTD,DNH->BTNH", x, kernel)
         if c.attention_bias:
-            bias_shape = (heads, c.head_dim)
-            x = x + parameter(self, f"{name}_bias", bias_shape, axes[1:], nn.initializers.zeros, self.dtype)
+            x = add_bias(x, parameter(self, f"{name}_bias", (heads, c.head_dim), axes[1:], zeros, wide(self.dtype)))
         return constrain(x, self.rules, "batch", "sequence", axis, "head_dim")
 
 

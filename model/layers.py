@@ -11,6 +11,7 @@ from typing import TypeAlias
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.initializers import normal, ones, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
@@ -27,12 +28,7 @@ def wide(dtype: DTypeLike) -> jnp.dtype:
 
 
 def parameter(
-    module: nn.Module,
-    name: str,
-    shape: tuple[int, ...],
-    axes: Axes,
-    init: Initializer,
-    dtype: DTypeLike,
+    module: nn.Module, name: str, shape: tuple[int, ...], axes: Axes, init: Initializer, dtype: DTypeLike
 ) -> Array:
     """Declare a float32 parameter once, with shape, logical axes and initializer, and cast it for computing."""
     return jnp.asarray(module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32), dtype)
@@ -43,9 +39,14 @@ def look_up(table: Float[Array, "V D"], ids: Int[Array, "B T"]) -> Float[Array, 
     return table.astype(wide(table.dtype))[ids].astype(table.dtype)
 
 
+def add_bias(x: Float[Array, "..."], bias: Float[Array, "..."]) -> Float[Array, "..."]:
+    """A bias added to all places. Its gradient, the sum over them, adds up in the bias' own precision."""
+    return x + jnp.broadcast_to(bias, x.shape).astype(x.dtype)
+
+
 def weight_init(config: ModelConfig, kind: Kind) -> Initializer:
     """Normal, as GPT-2 does; how wide, the parametrization says."""
-    return nn.initializers.normal(init_std(config, kind))
+    return normal(init_std(config, kind))
 
 
 class Norm(nn.Module):
@@ -59,12 +60,12 @@ class Norm(nn.Module):
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         dtype, shape = x.dtype, x.shape[-1:]
         x = x.astype(wide(dtype))
-        scale = parameter(self, "scale", shape, (self.axis,), nn.initializers.ones, x.dtype)
+        scale = parameter(self, "scale", shape, (self.axis,), ones, x.dtype)
         if self.config.norm == "layernorm":
             x = x - x.mean(-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.config.norm_epsilon) * scale
         if self.config.norm == "layernorm":
-            x = x + parameter(self, "bias", shape, (self.axis,), nn.initializers.zeros, x.dtype)
+            x = x + parameter(self, "bias", shape, (self.axis,), zeros, x.dtype)
         return x.astype(dtype)
 
 
@@ -78,13 +79,13 @@ def feed_forward_weights(
     shape, down_axes = (*stack, c.width, c.hidden_width), (*axes[:-2], "mlp", "embed")
     weights = {"up": parameter(module, "up", shape, axes, weight_init(c, "hidden"), dtype)}
     if bias:
-        weights["up_bias"] = parameter(module, "up_bias", shape[-1:], ("mlp",), nn.initializers.zeros, dtype)
+        weights["up_bias"] = parameter(module, "up_bias", shape[-1:], ("mlp",), zeros, wide(dtype))
     if c.activation == "swiglu":
         weights["gate"] = parameter(module, "gate", shape, axes, weight_init(c, "hidden"), dtype)
     down_shape, down_init = (*stack, c.hidden_width, c.width), weight_init(c, "residual")
     weights["down"] = parameter(module, "down", down_shape, down_axes, down_init, dtype)
     if bias:
-        weights["down_bias"] = parameter(module, "down_bias", (c.width,), ("embed",), nn.initializers.zeros, dtype)
+        weights["down_bias"] = parameter(module, "down_bias", (c.width,), ("embed",), zeros, wide(dtype))
     return weights
 
 
@@ -101,7 +102,7 @@ def feed_forward(
     """
     hidden = product(x, weights["up"])
     if "up_bias" in weights:
-        hidden = hidden + weights["up_bias"]
+        hidden = add_bias(hidden, weights["up_bias"])
     if activation == "swiglu":
         hidden = hidden * nn.silu(product(x, weights["gate"]))
     elif activation == "gelu":
@@ -109,7 +110,7 @@ def feed_forward(
     else:
         hidden = nn.relu(hidden)
     x = product(hidden, weights["down"])
-    return x + weights["down_bias"] if "down_bias" in weights else x
+    return add_bias(x, weights["down_bias"]) if "down_bias" in weights else x
 
 
 class FeedForward(nn.Module):

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from dataclasses import replace
 
 import flax.linen as nn
@@ -212,6 +213,17 @@ def test_bfloat16_gradients_of_what_many_places_share_are_as_exact_as_the_others
     for name in {"embedding", "position_embedding"} & params.keys():
         error = np.linalg.norm(rough[name] - exact[name]) / np.linalg.norm(exact[name])
         assert 0 < error < 0.05, name
+
+
+@every_family
+def test_no_sum_of_bfloat16_numbers_is_kept_in_bfloat16(family):
+    # What XLA makes of one depends on the device: a CPU sums in float32 all the same, an H100 does not.
+    _, params = model_and_parameters(FAMILIES[family])
+    rough = Transformer(FAMILIES[family], dtype=jnp.bfloat16)
+    program = jax.make_jaxpr(gradient_and_outputs, static_argnums=0)(rough, params, random_tokens(2, 8))
+    sums = re.findall(r":(\w+)\[[^]]*\] = (reduce_sum|scatter-add)\[", str(program))
+    assert {kind for _, kind in sums} == {"reduce_sum", "scatter-add"}
+    assert {dtype for dtype, _ in sums} == {"f32"}
 
 
 @pytest.mark.parametrize("family", ["vaswani2017", "gpt3", "llama"])  # gpt2 has nothing that gpt3 lacks
