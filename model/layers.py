@@ -6,7 +6,7 @@ V vocabulary, L layers, E experts, k experts of a token; half is H / 2.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -42,6 +42,13 @@ def look_up(table: Float[Array, "V D"], ids: Int[Array, "B T"]) -> Float[Array, 
 def add_bias(x: Float[Array, "..."], bias: Float[Array, "..."]) -> Float[Array, "..."]:
     """A bias added to all places. Its gradient, the sum over them, adds up in the bias' own precision."""
     return x + jnp.broadcast_to(bias, x.shape).astype(x.dtype)
+
+
+@jax.custom_gradient
+def wide_product(a: Float[Array, "..."], b: Float[Array, "..."]) -> Any:
+    """a b in at least float32; its gradients are products in the operands' own precision, as it is."""
+    gradients = jax.vjp(jnp.matmul, a, b)[1]
+    return jnp.matmul(a, b, preferred_element_type=wide(a.dtype)), lambda out: gradients(out.astype(a.dtype))
 
 
 def weight_init(config: ModelConfig, kind: Kind) -> Initializer:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from model.attention import Attention, KVCache, pick
 from model.config import ModelConfig, ShardingRules
-from model.layers import FeedForward, Norm, Rotation, look_up, parameter, rotation, sinusoids, weight_init, wide
+from model.layers import FeedForward, Norm, Rotation, look_up, parameter, rotation, sinusoids, weight_init, wide_product
 from model.moe import MixtureOfExperts
 from model.parametrization import embedding_scale, logit_scale, residual_scale
 from model.sharding import constrain, logical_axes
@@ -171,7 +171,7 @@ class Transformer(nn.Module):
 
 def logits(hidden: Float[Array, "... D"], unembedding: Float[Array, "D V"]) -> Float[Array, "... V"]:
     """Scores of every next token, accumulated in at least float32."""
-    return jnp.matmul(hidden, unembedding, preferred_element_type=wide(hidden.dtype))
+    return wide_product(hidden, unembedding)
 
 
 @cache

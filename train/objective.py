@@ -36,10 +36,8 @@ def training_loss(
     nats = _nats(model, params, hidden, batch, vocab_chunk)
     (router_logits,) = seen["intermediates"]["layers"]["mlp"][ROUTER_LOGITS]
     weights = jnp.asarray(batch.weights)
-    found = {
-        name: value * weights.sum()
-        for name, value in router_losses(router_logits, weights, c.experts_per_token).items()
-    }
+    means = router_losses(router_logits, weights, c.experts_per_token)
+    found = {name: value * weights.sum() for name, value in means.items()}
     total = nats + c.router_balance * found["balance_loss"] + c.router_z * found["router_z_loss"]
     return total, {"loss": nats, **found}
 
@@ -62,11 +60,8 @@ def router_losses(
     load = jnp.einsum("LBTE,BT->LE", choices, share)
     probability = jnp.einsum("LBTE,BT->LE", jax.nn.softmax(router_logits, axis=-1), share)
     z = jnp.einsum("LBT,BT->L", jnp.square(jax.nn.logsumexp(router_logits, axis=-1)), share)
-    return {
-        "balance_loss": experts * jnp.sum(load * probability, axis=-1).mean(),
-        "router_z_loss": z.mean(),
-        "expert_load": load,
-    }
+    balance = experts * jnp.sum(load * probability, axis=-1).mean()
+    return {"balance_loss": balance, "router_z_loss": z.mean(), "expert_load": load}
 
 
 def _nats(
@@ -90,8 +85,10 @@ def cross_entropy(
     """
     if vocab_chunk is None or vocab_chunk >= unembedding.shape[1]:
         scores = logits(as_rows(hidden), unembedding)
-        target_score = jnp.take_along_axis(scores, targets.reshape(*scores.shape[:-1], 1), axis=-1)[..., 0]
-        return (jax.nn.logsumexp(scores, axis=-1) - target_score).reshape(targets.shape)
+        shifted = scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+        # Told by comparing, whose gradient, unlike a lookup's, is part of the softmax's.
+        hit = jnp.arange(scores.shape[-1]) == targets.reshape(*scores.shape[:-1], 1)
+        return (jnp.log(jnp.exp(shifted).sum(-1)) - shifted.sum(-1, where=hit)).reshape(targets.shape)
     vocabulary = unembedding.shape[1]
     chunks = -(-vocabulary // vocab_chunk)
     size = -(-vocabulary // chunks)
@@ -100,18 +97,14 @@ def cross_entropy(
     columns = padded.reshape(-1, size, chunks).transpose(2, 0, 1)
 
     @jax.checkpoint
-    def add_chunk(
-        carry: tuple[Array, Array], chunk: tuple[Array, Array]
-    ) -> tuple[tuple[Float[Array, "*B"], Float[Array, "*B"]], None]:
+    def add_chunk(carry: tuple[Array, Array], chunk: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
         log_normalizer, target_score = carry
         first, kernel = chunk
         ids = first + chunks * jnp.arange(size)
         scores = jnp.where(ids < vocabulary, logits(hidden, kernel), -jnp.inf)
         log_normalizer = jnp.logaddexp(log_normalizer, jax.nn.logsumexp(scores, axis=-1))
-        here = jnp.take_along_axis(scores, (targets // chunks)[..., None], axis=-1)[..., 0]
-        return (log_normalizer, jnp.where(targets % chunks == first, here, target_score)), None
+        return (log_normalizer, target_score + scores.sum(-1, where=ids == targets[..., None])), None
 
     start = jnp.zeros(targets.shape, wide(hidden.dtype))
-    chunked = jnp.arange(chunks), columns
-    (log_normalizer, target_score), _ = jax.lax.scan(add_chunk, (start - jnp.inf, start), chunked)
-    return log_normalizer - target_score
+    (log_normalizer, score), _ = jax.lax.scan(add_chunk, (start - jnp.inf, start), (jnp.arange(chunks), columns))
+    return log_normalizer - score

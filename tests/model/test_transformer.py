@@ -2,7 +2,6 @@
 
 import functools
 import math
-import re
 from dataclasses import replace
 
 import flax.linen as nn
@@ -13,7 +12,7 @@ import pytest
 
 from model.attention import Attention, attention_mask
 from model.config import ShardingRules
-from model.transformer import Transformer
+from model.transformer import Transformer, logits
 from tests.model.families import (
     FAMILIES,
     VOCABULARY,
@@ -215,15 +214,34 @@ def test_bfloat16_gradients_of_what_many_places_share_are_as_exact_as_the_others
         assert 0 < error < 0.05, name
 
 
+def operand_types(program, kind):
+    """The dtypes of the arrays that operations of a kind take, in a jaxpr with its loops and calls."""
+    found = set()
+    for equation in program.eqns:
+        if equation.primitive.name == kind:
+            found |= {str(value.aval.dtype) for value in equation.invars if value.aval.ndim}
+        inside = jax.tree.leaves(tuple(equation.params.values()), is_leaf=lambda value: hasattr(value, "eqns"))
+        found = found.union(*(operand_types(value, kind) for value in inside if hasattr(value, "eqns")))
+    return found
+
+
 @every_family
-def test_no_sum_of_bfloat16_numbers_is_kept_in_bfloat16(family):
-    # What XLA makes of one depends on the device: a CPU sums in float32 all the same, an H100 does not.
+def test_gradients_of_a_bfloat16_model_are_sums_in_float32(family):
+    # What XLA makes of a sum of bfloat16 numbers depends on the device: a CPU takes float32 all the same, an H100 does
+    # not.
     _, params = model_and_parameters(FAMILIES[family])
     rough = Transformer(FAMILIES[family], dtype=jnp.bfloat16)
     program = jax.make_jaxpr(gradient_and_outputs, static_argnums=0)(rough, params, random_tokens(2, 8))
-    sums = re.findall(r":(\w+)\[[^]]*\] = (reduce_sum|scatter-add)\[", str(program))
-    assert {kind for _, kind in sums} == {"reduce_sum", "scatter-add"}
-    assert {dtype for dtype, _ in sums} == {"f32"}
+    for kind in ("reduce_sum", "scatter-add"):
+        assert operand_types(program, kind) - {"int32"} == {"float32"}
+
+
+def test_gradients_of_bfloat16_logits_are_products_of_bfloat16():
+    # An H100 multiplies numbers of float32 at half the rate, and reads twice the bytes.
+    hidden, unembedding = jnp.ones((2, 3, 4), jnp.bfloat16), jnp.ones((4, 5), jnp.bfloat16)
+    program = jax.make_jaxpr(jax.value_and_grad(lambda *operands: logits(*operands).sum(), (0, 1)))(hidden, unembedding)
+    assert operand_types(program, "dot_general") == {"bfloat16"}
+    assert [value.aval.dtype for value in program.jaxpr.outvars] == [jnp.float32, jnp.bfloat16, jnp.bfloat16]
 
 
 @pytest.mark.parametrize("family", ["vaswani2017", "gpt3", "llama"])  # gpt2 has nothing that gpt3 lacks
