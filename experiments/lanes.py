@@ -100,7 +100,10 @@ class _Lanes(Session):
     def sample(self, params: Any) -> None:
         prompt, config = self.records[0].bench.prompt, self.config
         if len(prompt) + config.sample_tokens > self.model.config.context_length:  # a part is forgotten on the way
-            return super().sample(params)
+            each = self.of_each(params)
+            for index, record in self._running():
+                record.sample(record.say(jax.device_put(each[index])))
+            return
         seeds, step = place(np.array(self.seeds), self.along), self.records[0].counts.step
         said = np.asarray(_say(self.model, params, np.array(prompt, np.int32), seeds, step, config.sample_tokens))
         for index, record in self._running():

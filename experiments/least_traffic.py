@@ -42,7 +42,8 @@ def least_bytes(
         rows: of the whole batch.
         length: tokens of a row.
         accumulation: parts that the batch is computed in; each gathers parameters and sums gradients anew.
-        itemsize: bytes of a number as products are computed; parameters are cast before they travel.
+        itemsize: bytes of a number as products are computed; parameters are cast before they travel, but for those
+            of norms, routers and biases.
         rules: where arrays live.
         scatters: whether the compiler scatters sums. Without (on CPU) it sums them whole on every device, twice the
             bytes, and then takes a part; and what several products hand back to one input it sums one by one.
@@ -56,15 +57,19 @@ def least_bytes(
             sent[axis] += times * size
 
     for keys, shard, split, gathered in _parameters(config, mesh, rules or ShardingRules()):
-        norm, router = any("norm" in key for key in keys), keys[-1] == "router"
-        payload = shard * (max(itemsize, 4) if norm or router else itemsize)
-        whole = payload * math.prod(mesh[axis] for axis in gathered)
+        norm, own = any("norm" in key for key in keys), keys[-1]
+        wide = norm or own == "router" or own.endswith("bias")
+        looked_up = own in ("embedding", "position_embedding")  # whose gradients add up in float32
+        payload = shard * (max(itemsize, 4) if wide else itemsize)
+        gradient = shard * (max(itemsize, 4) if wide or looked_up else itemsize)
+        devices = math.prod(mesh[axis] for axis in gathered)
         # What the layers gather is dropped until backward; the ends of the model go straight from one to the other.
-        send(accumulation * (2 if "layers" in keys else 1), "all-gather", whole, *gathered)
+        send(accumulation * (2 if "layers" in keys else 1), "all-gather", payload * devices, *gathered)
         twice = keys == ("embedding",) and config.tied_head and not scatters
-        send(accumulation * (1 + twice), "reduce-scatter" if "expert" in split else scatter, whole, *gathered)
+        scattered = "reduce-scatter" if "expert" in split else scatter
+        send(accumulation * (1 + twice), scattered, gradient * devices, *gathered)
         # All but the tensor axis have tokens of their own, and there too norms, between which sequences are split.
-        send(accumulation, "all-reduce", payload, *({*mesh} - split - (set() if norm else {"tensor"})))
+        send(accumulation, "all-reduce", gradient, *({*mesh} - split - (set() if norm else {"tensor"})))
 
     tokens = rows * length * mesh["tensor"] / math.prod(mesh.values())  # those that a device works on
     activations = tokens * config.width * itemsize

@@ -47,8 +47,9 @@ def add_bias(x: Float[Array, "..."], bias: Float[Array, "..."]) -> Float[Array, 
 @jax.custom_gradient
 def wide_product(a: Float[Array, "..."], b: Float[Array, "..."]) -> Any:
     """a b in at least float32; its gradients are products in the operands' own precision, as it is."""
-    gradients = jax.vjp(jnp.matmul, a, b)[1]
-    return jnp.matmul(a, b, preferred_element_type=wide(a.dtype)), lambda out: gradients(out.astype(a.dtype))
+    by_a, by_b = jax.linear_transpose(lambda a: a @ b, a), jax.linear_transpose(lambda b: a @ b, b)
+    out = jnp.matmul(a, b, preferred_element_type=wide(a.dtype))
+    return out, lambda gradient: (*by_a(gradient.astype(a.dtype)), *by_b(gradient.astype(a.dtype)))
 
 
 def weight_init(config: ModelConfig, kind: Kind) -> Initializer:

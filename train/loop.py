@@ -159,7 +159,7 @@ class Session:
 
     def sample(self, params: Any) -> None:
         """Write each run's sample."""
-        each = jax.device_put(self.of_each(params))
+        each = self.of_each(params)
         for index, record in self._running():
             record.sample(record.say(each[index]))
 
@@ -203,8 +203,7 @@ class Session:
                 found, notes = self.of_each(jax.device_get(metrics)), []
                 window = self._tick() - window_start
                 for index, record in self._running():
-                    write = last or step % config.log_every == 0
-                    note = record.log(found[index], own[index], write)
+                    note = record.log(found[index], own[index], write=last or step % config.log_every == 0)
                     notes.append(f"{note}  {record.log_speed(window)}")
                 advance(note=notes[0] + (f"  (of {len(notes)} runs the first)" if notes[1:] else ""))
                 self.look(state, last)
