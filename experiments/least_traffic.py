@@ -43,7 +43,7 @@ def least_bytes(
         length: tokens of a row.
         accumulation: parts that the batch is computed in; each gathers parameters and sums gradients anew.
         itemsize: bytes of a number as products are computed; parameters are cast before they travel, but for those
-            of norms, routers and biases.
+            of norms, routers and biases, whose gradients, and those of the model's two ends, are of 4 bytes at least.
         rules: where arrays live.
         scatters: whether the compiler scatters sums. Without (on CPU) it sums them whole on every device, twice the
             bytes, and then takes a part; and what several products hand back to one input it sums one by one.
@@ -59,9 +59,9 @@ def least_bytes(
     for keys, shard, split, gathered in _parameters(config, mesh, rules or ShardingRules()):
         norm, own = any("norm" in key for key in keys), keys[-1]
         wide = norm or own == "router" or own.endswith("bias")
-        looked_up = own in ("embedding", "position_embedding")  # whose gradients add up in float32
+        end = own in ("embedding", "position_embedding", "head")  # whose gradients add up in float32
         payload = shard * (max(itemsize, 4) if wide else itemsize)
-        gradient = shard * (max(itemsize, 4) if wide or looked_up else itemsize)
+        gradient = shard * (max(itemsize, 4) if wide or end else itemsize)
         devices = math.prod(mesh[axis] for axis in gathered)
         # What the layers gather is dropped until backward; the ends of the model go straight from one to the other.
         send(accumulation * (2 if "layers" in keys else 1), "all-gather", payload * devices, *gathered)

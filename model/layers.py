@@ -6,7 +6,7 @@ V vocabulary, L layers, E experts, k experts of a token; half is H / 2.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import flax.linen as nn
 import jax
@@ -35,21 +35,18 @@ def parameter(
 
 
 def look_up(table: Float[Array, "V D"], ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-    """Rows of a table. In bfloat16 a gradient that many places share would stop growing: it adds up in float32."""
-    return table.astype(wide(table.dtype))[ids].astype(table.dtype)
+    """Rows of a table. Gradients add up in at least float32: in bfloat16 those that many places share stop growing."""
+
+    def add_up(gradient: Array) -> Array:
+        wider = wide(table.dtype)
+        return jnp.zeros(table.shape, wider).at[ids].add(gradient.astype(wider)).astype(table.dtype)
+
+    return jax.custom_gradient(lambda table: (table[ids], add_up))(table)
 
 
 def add_bias(x: Float[Array, "..."], bias: Float[Array, "..."]) -> Float[Array, "..."]:
     """A bias added to all places. Its gradient, the sum over them, adds up in the bias' own precision."""
     return x + jnp.broadcast_to(bias, x.shape).astype(x.dtype)
-
-
-@jax.custom_gradient
-def wide_product(a: Float[Array, "..."], b: Float[Array, "..."]) -> Any:
-    """a b in at least float32; its gradients are products in the operands' own precision, as it is."""
-    by_a, by_b = jax.linear_transpose(lambda a: a @ b, a), jax.linear_transpose(lambda b: a @ b, b)
-    out = jnp.matmul(a, b, preferred_element_type=wide(a.dtype))
-    return out, lambda gradient: (*by_a(gradient.astype(a.dtype)), *by_b(gradient.astype(a.dtype)))
 
 
 def weight_init(config: ModelConfig, kind: Kind) -> Initializer:

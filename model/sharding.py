@@ -80,8 +80,7 @@ def as_rows(x: jax.Array) -> jax.Array:
 
 def logical_axes(boxed: Any) -> Any:
     """The tree of logical axis names that the layers declared, from an abstract `Transformer.init`."""
-    specs = nn.get_partition_spec(boxed)
-    return jax.tree.map(tuple, specs, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec))
+    return jax.tree.map(tuple, nn.get_partition_spec(boxed), is_leaf=lambda leaf: isinstance(leaf, PartitionSpec))
 
 
 def state_shardings(mesh: Mesh | AbstractMesh, rules: ShardingRules, axes: Any, state: Any) -> Any:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from model.attention import Attention, KVCache, pick
 from model.config import ModelConfig, ShardingRules
-from model.layers import FeedForward, Norm, Rotation, look_up, parameter, rotation, sinusoids, weight_init, wide_product
+from model.layers import FeedForward, Norm, Rotation, look_up, parameter, rotation, sinusoids, weight_init, wide
 from model.moe import MixtureOfExperts
 from model.parametrization import embedding_scale, logit_scale, residual_scale
 from model.sharding import constrain, logical_axes
@@ -169,9 +169,18 @@ class Transformer(nn.Module):
         return logit_scale(self.config) * (self.embedding.T if self.config.tied_head else self.head)
 
 
-def logits(hidden: Float[Array, "... D"], unembedding: Float[Array, "D V"]) -> Float[Array, "... V"]:
-    """Scores of every next token, accumulated in at least float32."""
-    return wide_product(hidden, unembedding)
+@jax.custom_gradient
+def logits(hidden: Float[Array, "*B D"], unembedding: Float[Array, "D V"]) -> Any:
+    """Scores [*B, V] of every next token, accumulated in at least float32, as is what gradients are made of."""
+    wider, places = wide(hidden.dtype), tuple(range(hidden.ndim - 1))
+
+    def gradients(out: Array) -> tuple[Array, Array]:
+        out = out.astype(hidden.dtype)  # of float32 a GPU's products would take twice the time
+        of_hidden = jnp.matmul(out, unembedding.T, preferred_element_type=wider)
+        of_unembedding = jnp.tensordot(hidden, out, (places, places), preferred_element_type=wider)
+        return of_hidden.astype(hidden.dtype), of_unembedding.astype(unembedding.dtype)
+
+    return jnp.matmul(hidden, unembedding, preferred_element_type=wider), gradients
 
 
 @cache

@@ -44,8 +44,7 @@ def train_tokenizer_once(config: TokenizerConfig, sources: Sequence[Documents]) 
     """The tokenizer of a run, trained on the training splits (100 MB of them at most) and cached."""
     if config.kind == "file":
         return train_tokenizer(config, ())
-    key = hash_text(f"{config} {[source.key for source in sources]}")
-    directory = cache_root() / "tokenizers" / key
+    directory = cache_root() / "tokenizers" / hash_text(f"{config} {[source.key for source in sources]}")
 
     def build(target: Path) -> None:
         total = sum(len(source.train) for source in sources)
@@ -60,8 +59,7 @@ def train_tokenizer_once(config: TokenizerConfig, sources: Sequence[Documents]) 
 def tokenize(documents: Documents, split: str, tokenizer: Tokenizer) -> TokenStream:
     """One split as tokens, from the cache if it was tokenized with this tokenizer before."""
     spec = tokenizer.to_json()
-    key = hash_text(f"{documents.key} {split} {spec}")
-    directory = cache_root() / "tokens" / key
+    directory = cache_root() / "tokens" / hash_text(f"{documents.key} {split} {spec}")
     sequence: Sequence[bytes] = getattr(documents, split)
 
     def build(target: Path) -> None:
@@ -77,8 +75,7 @@ def tokenize(documents: Documents, split: str, tokenizer: Tokenizer) -> TokenStr
 
 def tokenize_chats(chats: Chats, split: str, tokenizer: Tokenizer, template: ChatTemplate) -> TokenStream:
     """One split of chats as tokens, of which the assistant's are learned; from the cache where it is there."""
-    key = hash_text(f"{chats.key} {split} {template.text} {tokenizer.to_json()}")
-    directory = cache_root() / "tokens" / key
+    directory = cache_root() / "tokens" / hash_text(f"{chats.key} {split} {template.text} {tokenizer.to_json()}")
     sequence: Sequence[Chat] = getattr(chats, split)
 
     def build(target: Path) -> None:

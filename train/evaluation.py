@@ -34,14 +34,13 @@ def evaluate(
     """
     total, costs = sum(map(len, held_out.values())), {}
     for source, batches in held_out.items():
-        nats, tokens, size, under_way = np.zeros(()), 0.0, 0, np.zeros(())
+        nats, tokens, size = np.zeros(()), 0.0, 0
         for index in range(min(len(batches), -(-(limit or total) * len(batches) // total))):
             batch = batches[index]
-            before, under_way = under_way, loss_of(params, place(batch, sharding))
-            nats = nats + np.asarray(before, np.float64)  # waits for the batch before
+            nats = nats + np.asarray(loss_of(params, place(batch, sharding)), np.float64)
             tokens += float(np.sum(batch.weights))
             size += text_bytes(batch, byte_lengths)
-        costs[source] = nats + np.asarray(under_way, np.float64), tokens, size
+        costs[source] = nats, tokens, size
     nats, tokens, size = (sum(column) for column in zip(*costs.values(), strict=True))
     row = {"validation_loss": nats / tokens, "validation_bits_per_byte": bits_per_byte(nats, size)}
     if len(costs) > 1:

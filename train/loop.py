@@ -159,9 +159,8 @@ class Session:
 
     def sample(self, params: Any) -> None:
         """Write each run's sample."""
-        each = self.of_each(params)
-        for index, record in self._running():
-            record.sample(record.say(each[index]))
+        for _, record in self._running():
+            record.sample(record.say(params))
 
     def run(self, state: TrainState, stop: StopRequest) -> None:
         """All that is left to do."""

@@ -85,10 +85,8 @@ def cross_entropy(
     """
     if vocab_chunk is None or vocab_chunk >= unembedding.shape[1]:
         scores = logits(as_rows(hidden), unembedding)
-        shifted = scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True))
-        # Told by comparing, whose gradient, unlike a lookup's, is part of the softmax's.
-        hit = jnp.arange(scores.shape[-1]) == targets.reshape(*scores.shape[:-1], 1)
-        return (jnp.log(jnp.exp(shifted).sum(-1)) - shifted.sum(-1, where=hit)).reshape(targets.shape)
+        target_score = jnp.take_along_axis(scores, targets.reshape(*scores.shape[:-1], 1), axis=-1)[..., 0]
+        return (jax.nn.logsumexp(scores, axis=-1) - target_score).reshape(targets.shape)
     vocabulary = unembedding.shape[1]
     chunks = -(-vocabulary // vocab_chunk)
     size = -(-vocabulary // chunks)
@@ -103,8 +101,10 @@ def cross_entropy(
         ids = first + chunks * jnp.arange(size)
         scores = jnp.where(ids < vocabulary, logits(hidden, kernel), -jnp.inf)
         log_normalizer = jnp.logaddexp(log_normalizer, jax.nn.logsumexp(scores, axis=-1))
-        return (log_normalizer, target_score + scores.sum(-1, where=ids == targets[..., None])), None
+        here = jnp.take_along_axis(scores, (targets // chunks)[..., None], axis=-1)[..., 0]
+        return (log_normalizer, jnp.where(targets % chunks == first, here, target_score)), None
 
     start = jnp.zeros(targets.shape, wide(hidden.dtype))
-    (log_normalizer, score), _ = jax.lax.scan(add_chunk, (start - jnp.inf, start), (jnp.arange(chunks), columns))
-    return log_normalizer - score
+    each = jnp.arange(chunks), columns
+    (log_normalizer, target_score), _ = jax.lax.scan(add_chunk, (start - jnp.inf, start), each)
+    return log_normalizer - target_score

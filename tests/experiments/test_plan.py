@@ -12,6 +12,7 @@ import pytest
 
 from experiments import cli
 from experiments.config import Experiment, find_experiment
+from experiments.least_traffic import least_bytes
 from experiments.plan import (
     advice,
     bill,
@@ -122,6 +123,32 @@ def test_traffic_goes_along_the_axes_that_split_something():
     halves = small({"fsdp": 4}, remat="full", accumulation=2)
     assert collective_bytes(halves)["fsdp"] == 2 * collective_bytes(fsdp)["fsdp"]  # gathered for each part
     assert memory_traffic(halves) > memory_traffic(fsdp)
+
+
+def test_what_has_four_bytes_in_a_bfloat16_model_is_sent_whole():
+    """Two devices send half of an array to gather or scatter it, and all of it to sum it; two bytes more of each."""
+    mesh = dict.fromkeys(MESH_AXES, 1) | {"fsdp": 2}
+    layers, width, wide, vocabulary, places = 2, 8, 20, 16, 4
+    plain = ModelConfig(
+        layers=layers, width=width, heads=2, mlp_width=wide, vocab_size=vocabulary, context_length=places
+    )
+    gpt2 = replace(
+        plain,
+        tied_head=True,
+        positions="learned",
+        norm="layernorm",
+        activation="gelu",
+        mlp_bias=True,
+        attention_bias=True,
+    )
+    norms = layers * 2 * 3 * width + 2 * width  # gathered twice in layers, once at the end; scattered once
+    biases = layers * (3 * 2 * width + 2 * wide + 2 * 3 * width)  # of heads and hidden values: whole on both, summed
+    for config, more in (
+        (plain, 2 * vocabulary * width + norms),
+        (gpt2, (vocabulary + places) * width + 2 * norms + biases),
+    ):
+        sent = {size: least_bytes(config, mesh, 4, places, itemsize=size)["fsdp"] for size in (2, 4)}
+        assert sent[2] == sent[4] / 2 + more
 
 
 @pytest.mark.parametrize(

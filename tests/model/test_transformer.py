@@ -226,7 +226,7 @@ def operand_types(program, kind):
 
 
 @every_family
-def test_gradients_of_a_bfloat16_model_are_sums_in_float32(family):
+def test_sums_in_the_gradient_of_a_bfloat16_model_are_of_float32(family):
     # What XLA makes of a sum of bfloat16 numbers depends on the device: a CPU takes float32 all the same, an H100 does
     # not.
     _, params = model_and_parameters(FAMILIES[family])
