@@ -4,7 +4,7 @@ Each run lies whole on one device, whatever its own mesh is, and the runs are sp
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -99,15 +99,16 @@ class _Lanes(Session):
 
     def sample(self, params: Any) -> None:
         prompt, config = self.records[0].bench.prompt, self.config
+        said: Sequence[Iterable[int]]
         if len(prompt) + config.sample_tokens > self.model.config.context_length:  # a part is forgotten on the way
-            each = self.of_each(params)
-            for index, record in self._running():
-                record.sample(record.say(jax.device_put(each[index])))
-            return
-        seeds, step = place(np.array(self.seeds), self.along), self.records[0].counts.step
-        said = np.asarray(_say(self.model, params, np.array(prompt, np.int32), seeds, step, config.sample_tokens))
+            each = jax.device_put(self.of_each(params))
+            said = [record.say(own) for record, own in zip(self.records, each, strict=True)]
+        else:
+            seeds, step = place(np.array(self.seeds), self.along), self.records[0].counts.step
+            tokens = np.array(prompt, np.int32)
+            said = np.asarray(_say(self.model, params, tokens, seeds, step, config.sample_tokens)).tolist()
         for index, record in self._running():
-            record.sample(said[index].tolist())
+            record.sample(said[index])
 
 
 def one_device() -> Mesh:

@@ -31,6 +31,7 @@ from experiments.topologies import find_topology
 from experiments.traced_flops import traced_flops
 from model.config import MESH_AXES, MeshConfig, ModelConfig, ShardingRules
 from model.errors import UserError
+from model.presets import gpt2
 from model.sharding import make_mesh
 from model.transformer import Transformer
 from train.batches import Batch
@@ -132,20 +133,12 @@ def test_what_has_four_bytes_in_a_bfloat16_model_is_sent_whole():
     plain = ModelConfig(
         layers=layers, width=width, heads=2, mlp_width=wide, vocab_size=vocabulary, context_length=places
     )
-    gpt2 = replace(
-        plain,
-        tied_head=True,
-        positions="learned",
-        norm="layernorm",
-        activation="gelu",
-        mlp_bias=True,
-        attention_bias=True,
-    )
+    biased = replace(gpt2(layers, width, 2, context_length=places), mlp_width=wide, vocab_size=vocabulary)
     norms = layers * 2 * 3 * width + 2 * width  # gathered twice in layers, once at the end; scattered once
     biases = layers * (3 * 2 * width + 2 * wide + 2 * 3 * width)  # of heads and hidden values: whole on both, summed
     for config, more in (
         (plain, 2 * vocabulary * width + norms),
-        (gpt2, (vocabulary + places) * width + 2 * norms + biases),
+        (biased, (vocabulary + places) * width + 2 * norms + biases),
     ):
         sent = {size: least_bytes(config, mesh, 4, places, itemsize=size)["fsdp"] for size in (2, 4)}
         assert sent[2] == sent[4] / 2 + more
